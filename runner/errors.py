@@ -1,0 +1,178 @@
+"""Every error that the runner raises on purpose.
+
+    RunnerError
+    ├── ConfigError              a setting is unknown or wrong; exit 2
+    ├── Refused                  admission says no; nothing was stored
+    │   ├── UnknownHandler       no such handler, or it cannot be loaded
+    │   ├── InvalidSubmission    a field is wrong; `problems` says which
+    │   ├── LimitReached         too many tasks wait; try again later
+    │   └── KeyConflict          the unique key belongs to another submission
+    ├── NotFound                 no such task, user or file
+    ├── IllegalTransition        the task's status does not allow that
+    │   └── Fenced               the attempt is no longer the current one
+    ├── Unavailable              the runner cannot do it now
+    │   ├── Degraded             the disk failed; reads go on
+    │   ├── DiskFull             less space than the floor; heals by itself
+    │   └── ShuttingDown         drain has begun
+    ├── OwnerExists              another process owns the data directory
+    ├── FormatError              data/ has a format that this version cannot read
+    └── CorruptRecord            bytes that are not the record that they should be
+
+Facts are attributes; a front end maps a class to its own code in one table.
+What handlers raise (`Retry`, `Snooze`, `Fail`, `Cancelled`) is in `context.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RunnerError(Exception):
+    """Base of everything in this module. `code` is stable and meant for machines."""
+
+    code = "internal_error"
+
+
+class ConfigError(RunnerError):
+    """A configuration that cannot be used. `problems` has one line for each fault found."""
+
+    code = "invalid_config"
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__("\n".join((message, *problems)))
+        self.problems = problems
+
+
+class Refused(RunnerError):
+    """A submission that did not become a task; nothing was stored."""
+
+    code = "refused"
+
+
+class UnknownHandler(Refused):
+    """No handler serves that type; `reason` says whether it is absent, broken or lacks an extra."""
+
+    code = "unknown_handler"
+
+    def __init__(self, type: str, reason: str) -> None:
+        super().__init__(reason)
+        self.type = type
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a submission. `pointer` is a JSON pointer (RFC 6901) into it."""
+
+    pointer: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.pointer}: {self.message}" if self.pointer else self.message
+
+
+class InvalidSubmission(Refused):
+    """One or more fields of a submission are wrong."""
+
+    code = "validation_error"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+class LimitReached(Refused):
+    """Too many tasks are waiting. `retry_after_seconds` is a guess at when to ask again."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class KeyConflict(Refused):
+    """The unique key is taken by a task made from a different submission."""
+
+    code = "idempotency_mismatch"
+
+    def __init__(self, key: str, task_id: str) -> None:
+        super().__init__(f"the key {key!r} was used for task {task_id} with other content; use another key")
+        self.key = key
+        self.task_id = task_id
+
+
+class NotFound(RunnerError):
+    """There is no such thing, or it belongs to somebody else."""
+
+    code = "not_found"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no {kind} {name!r}")
+        self.kind = kind
+        self.name = name
+
+
+class IllegalTransition(RunnerError):
+    """The task is in a status from which this change is not allowed; nothing was changed."""
+
+    code = "illegal_transition"
+
+    def __init__(self, task_id: str, status: str, change: str) -> None:
+        super().__init__(f"task {task_id} is {status}: it cannot {change}")
+        self.task_id = task_id
+        self.status = status
+        self.change = change
+
+
+class Fenced(IllegalTransition):
+    """A result arrived from an attempt that is no longer current; it was discarded."""
+
+    code = "fenced"
+
+
+class Unavailable(RunnerError):
+    """Not now. `retry_after_seconds` is a guess at when to ask again."""
+
+    code = "unavailable"
+    retry_after_seconds = 5.0
+
+
+class Degraded(Unavailable):
+    """The disk returned an error; the runner answers reads only until it is restarted."""
+
+    code = "storage_degraded"
+
+
+class DiskFull(Unavailable):
+    """Less space or fewer inodes than the floor are free; intake resumes by itself."""
+
+    code = "disk_full"
+
+
+class ShuttingDown(Unavailable):
+    """The runner drains: it finishes what runs and accepts nothing new."""
+
+    code = "shutting_down"
+
+
+class OwnerExists(RunnerError):
+    """Another process owns the data directory. `pid` and `since` name it where known."""
+
+    code = "owner_exists"
+
+    def __init__(self, message: str, pid: int | None = None, since: str | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.since = since
+
+
+class FormatError(RunnerError):
+    """The data directory was written by another version."""
+
+    code = "unknown_format"
+
+
+class CorruptRecord(RunnerError):
+    """A file or journal record that does not hold what its name says."""
+
+    code = "corrupt_record"

@@ -1,0 +1,411 @@
+"""The task: its model, its legal transitions, and one pure function for each of them.
+
+A task is one accepted request. Every function here takes a task, the instant `now` and the facts, and returns a new
+task with `version` one higher, or raises `IllegalTransition` and changes nothing. Nothing here reads a clock, a disk
+or a lock.
+
+    created ──► uploaded ──► pending ──► processing ──► completed
+       │            │          ▲ │            │
+       │            │          │ │            ├──► failed ────┐
+       └────────────┴──────────┼─┴────────────┴──► cancelled ─┤  retry (by a person)
+                               └──────────────────────────────┘
+
+created and uploaded are drafts: waiting for files, or for configuration; they hold no slot. Waiting for a time or for
+a retry is `pending` with `run_after`. Terminal states never revert by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runner.errors import CorruptRecord, Fenced, IllegalTransition
+
+
+class Status(StrEnum):
+    """Where a task stands. `CREATED` and `UPLOADED` are drafts; the last three are terminal."""
+
+    CREATED = "created"
+    UPLOADED = "uploaded"
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+DRAFT: Final = frozenset({Status.CREATED, Status.UPLOADED})
+TERMINAL: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+LIVE: Final = frozenset(Status) - TERMINAL
+
+TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = {
+    Status.CREATED: frozenset({Status.CREATED, Status.UPLOADED, Status.PENDING, Status.FAILED, Status.CANCELLED}),
+    Status.UPLOADED: frozenset({Status.UPLOADED, Status.PENDING, Status.FAILED, Status.CANCELLED}),
+    Status.PENDING: frozenset({Status.PENDING, Status.PROCESSING, Status.FAILED, Status.CANCELLED}),
+    Status.PROCESSING: frozenset(
+        {Status.PROCESSING, Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+    ),
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset({Status.PENDING}),
+    Status.CANCELLED: frozenset({Status.PENDING}),
+}
+
+
+class Outcome(StrEnum):
+    """How one attempt ended. `LOST`: its owner died. `INTERRUPTED`: the same for an at-most-once handler,
+    or a drain that could not wait. `SNOOZED`: the handler asked to be called later."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+    SNOOZED = "snoozed"
+
+
+COUNTED: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST})
+"""Outcomes that use up one of the task's `max_retries`."""
+
+
+class Source(StrEnum):
+    """Which door a task came in by. `CHAIN`: the `on_success` of its parent, or a handler's `ctx.submit`."""
+
+    INBOX = "inbox"
+    HTTP = "http"
+    GRPC = "grpc"
+    CLI = "cli"
+    SCHEDULE = "schedule"
+    CHAIN = "chain"
+
+
+class Record(BaseModel):
+    """Frozen data that refuses unknown keys and non-finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskError(Record):
+    """Why an attempt or a task failed. `code` is for machines, `message` for people."""
+
+    code: str
+    message: str
+    retryable: bool = True
+
+
+class Progress(Record):
+    """How far an attempt is: `percentage` 0 to 100, a named `stage`, a `message` for people."""
+
+    percentage: float = 0.0
+    stage: str = ""
+    message: str = ""
+    updated_at: datetime | None = None
+
+
+class Attempt(Record):
+    """One run of a task's handler, numbered from 1. `ended_at`, `outcome` and `error` are None while it runs."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: Outcome | None = None
+    error: TaskError | None = None
+
+
+class FileState(Record):
+    """One item of work inside a task, as a handler reports it."""
+
+    path: str
+    status: str = "pending"
+    operate: str = ""
+
+
+class Drop(Record):
+    """The file that an inbox task was made from, as it was when it was taken.
+
+    `path` is where it lay, relative to the data directory, or absolute for a watched folder outside it; `raw` holds its
+    bytes percent-encoded (RFC 3986) where they are not UTF-8, and `path` is then only for people. `name` is the path
+    below the handler's folder, as the outbox keeps it. `device`, `inode`, `size` (bytes) and `mtime_ns` identify it, so that
+    recovery can tell it from a newer file of the same name. `sidecar` is the path of its parameter file, if any.
+    """
+
+    path: str
+    raw: str | None = None
+    name: str
+    device: int = 0
+    inode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    sidecar: str | None = None
+    outbox: str | None = None
+
+
+class Chained(Record):
+    """What to submit when this task completes; its outputs become the child's inputs."""
+
+    type: str
+    payload: dict[str, Any] = Field(default_factory=dict)
+    on_success: Chained | None = None
+
+
+class Task(Record):
+    """One accepted request, one JSON file. Instants are aware UTC; paths are relative to the data directory."""
+
+    id: str
+    type: str
+    user_id: str
+    client_id: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    status: Status
+    payload: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, str] = Field(default_factory=dict)
+    source: Source = Source.HTTP
+    original_filename: str | None = None
+    file_size: int | None = None
+    input_files: tuple[str, ...] = ()
+    output_files: tuple[str, ...] = ()
+    result: Any = None
+    progress: Progress | None = None
+    files: tuple[FileState, ...] = ()
+    attempt: int = 0
+    max_retries: int = 0
+    timeout_seconds: float | None = None
+    run_after: datetime | None = None
+    unique_key: str | None = None
+    unique_until: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    expires_at: datetime | None = None
+    estimated_completion_at: datetime | None = None
+    error: TaskError | None = None
+    attempts: tuple[Attempt, ...] = ()
+    on_success: Chained | None = None
+    parent_id: str | None = None
+    batch_id: str | None = None
+    drop: Drop | None = None
+    version: int = 1
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended; only `retry` leads out of failed and cancelled."""
+        return self.status in TERMINAL
+
+    @property
+    def retries_used(self) -> int:
+        """How many of `max_retries` are gone: attempts that failed, timed out or were lost."""
+        return sum(attempt.outcome in COUNTED for attempt in self.attempts)
+
+
+_to_json = Task.__pydantic_serializer__.to_json
+_from_json = Task.__pydantic_validator__.validate_json
+
+
+def to_json(task: Task) -> bytes:
+    """The task as one line of UTF-8 JSON, every field present."""
+    return _to_json(task)
+
+
+def to_pretty_json(task: Task) -> bytes:
+    """The same for people: indented, with a final newline."""
+    return _to_json(task, indent=2) + b"\n"
+
+
+def from_json(data: bytes) -> Task:
+    """The task in `data`. Raises `CorruptRecord`; a damaged file is never read as an empty task."""
+    try:
+        task: Task = _from_json(data)
+    except ValueError as error:
+        raise CorruptRecord(f"not a task: {str(error).splitlines()[0]}") from error
+    return task
+
+
+def _change(task: Task, now: datetime, **changes: Any) -> Task:
+    changes["version"] = task.version + 1
+    changes["updated_at"] = now
+    return task.model_copy(update=changes)
+
+
+def _move(task: Task, to: Status, change: str, now: datetime, **changes: Any) -> Task:
+    if to not in TRANSITIONS[task.status]:
+        raise IllegalTransition(task.id, task.status, change)
+    return _change(task, now, status=to, **changes)
+
+
+def receive_input(task: Task, path: str, filename: str, size: int, now: datetime) -> Task:
+    """A draft got one more input file; it now waits for configuration, or for more files."""
+    if task.status not in DRAFT:
+        raise IllegalTransition(task.id, task.status, "take another input file")
+    return _move(
+        task,
+        Status.UPLOADED,
+        "take another input file",
+        now,
+        input_files=(*(known for known in task.input_files if known != path), path),
+        original_filename=task.original_filename or filename,
+        file_size=(task.file_size or 0) + size,
+    )
+
+
+def submit(task: Task, payload: dict[str, Any], now: datetime) -> Task:
+    """A draft is complete: it joins the queue with its final payload."""
+    if task.status not in DRAFT:
+        raise IllegalTransition(task.id, task.status, "be started again")
+    return _move(task, Status.PENDING, "be started", now, payload=payload)
+
+
+def start(task: Task, now: datetime) -> Task:
+    """The task got a slot: its next attempt begins."""
+    if task.status is not Status.PENDING:
+        raise IllegalTransition(task.id, task.status, "start an attempt")
+    number = task.attempt + 1
+    begun = Attempt.model_construct(number=number, started_at=now, ended_at=None, outcome=None, error=None)
+    return _move(
+        task,
+        Status.PROCESSING,
+        "start",
+        now,
+        attempt=number,
+        attempts=(*task.attempts, begun),
+        started_at=task.started_at or now,
+        run_after=None,
+        progress=None,
+        error=None,
+    )
+
+
+def complete(
+    task: Task, attempt: int, now: datetime, *, result: Any = None, output_files: tuple[str, ...] = ()
+) -> Task:
+    """The current attempt returned. Raises `Fenced` if `attempt` is no longer the current one."""
+    _check_current(task, attempt)
+    progress = (task.progress or Progress(stage="completed")).model_copy(
+        update={"percentage": 100.0, "updated_at": now}
+    )
+    return _move(
+        task,
+        Status.COMPLETED,
+        "complete",
+        now,
+        result=result,
+        output_files=output_files,
+        progress=progress,
+        attempts=_ended(task, Outcome.COMPLETED, now),
+        completed_at=now,
+        estimated_completion_at=None,
+    )
+
+
+def fail(
+    task: Task, attempt: int, now: datetime, *, error: TaskError, outcome: Outcome = Outcome.FAILED
+) -> Task:
+    """The current attempt failed and no further one follows: the task is a dead letter."""
+    _check_current(task, attempt)
+    return _move(
+        task,
+        Status.FAILED,
+        "fail",
+        now,
+        error=error,
+        attempts=_ended(task, outcome, now, error),
+        completed_at=now,
+        estimated_completion_at=None,
+    )
+
+
+def requeue(
+    task: Task,
+    attempt: int,
+    now: datetime,
+    *,
+    outcome: Outcome,
+    run_after: datetime | None = None,
+    error: TaskError | None = None,
+) -> Task:
+    """The current attempt ended with `outcome`, and another one follows, not before `run_after`."""
+    _check_current(task, attempt)
+    return _move(
+        task,
+        Status.PENDING,
+        "be requeued",
+        now,
+        run_after=run_after,
+        error=error,
+        attempts=_ended(task, outcome, now, error),
+        estimated_completion_at=None,
+    )
+
+
+def cancel(task: Task, now: datetime, *, reason: str = "cancelled") -> Task:
+    """Nobody wants the task any more. A running attempt is fenced by this; whoever runs it must be told."""
+    attempts = _ended(task, Outcome.CANCELLED, now) if task.status is Status.PROCESSING else task.attempts
+    error = TaskError(code="cancelled", message=reason, retryable=False)
+    return _move(
+        task,
+        Status.CANCELLED,
+        "be cancelled",
+        now,
+        error=error,
+        attempts=attempts,
+        completed_at=now,
+        run_after=None,
+        estimated_completion_at=None,
+    )
+
+
+def refuse(task: Task, now: datetime, *, error: TaskError) -> Task:
+    """A waiting task can never run (expired, its input is gone): it fails without an attempt."""
+    if task.status not in DRAFT and task.status is not Status.PENDING:
+        raise IllegalTransition(task.id, task.status, "fail without an attempt")
+    return _move(task, Status.FAILED, "fail", now, error=error, completed_at=now, run_after=None)
+
+
+def retry(task: Task, now: datetime) -> Task:
+    """A person asks for a further attempt of a failed or cancelled task."""
+    if task.status not in (Status.FAILED, Status.CANCELLED):
+        raise IllegalTransition(task.id, task.status, "be retried")
+    return _move(
+        task, Status.PENDING, "be retried", now, error=None, completed_at=None, run_after=None, progress=None
+    )
+
+
+def report(
+    task: Task, attempt: int, now: datetime, *, progress: Progress | None, files: tuple[FileState, ...] | None = None
+) -> Task:
+    """The current attempt says how far it is. The end is estimated linearly from its start."""
+    _check_current(task, attempt)
+    return _change(
+        task,
+        now,
+        progress=progress or task.progress,
+        files=task.files if files is None else files,
+        estimated_completion_at=estimate(task, progress, now),
+    )
+
+
+def estimate(task: Task, progress: Progress | None, now: datetime) -> datetime | None:
+    """When the current attempt will end if it goes on as it did; None while nothing can be said."""
+    if progress is None or not 0 < progress.percentage < 100 or not task.attempts:
+        return None
+    elapsed = (now - task.attempts[-1].started_at).total_seconds()
+    return now + timedelta(seconds=elapsed * (100 - progress.percentage) / progress.percentage)
+
+
+def _check_current(task: Task, attempt: int) -> None:
+    if task.status is not Status.PROCESSING or task.attempt != attempt:
+        raise Fenced(task.id, task.status, f"take a result from attempt {attempt}")
+
+
+def _ended(task: Task, outcome: Outcome, now: datetime, error: TaskError | None = None) -> tuple[Attempt, ...]:
+    """The attempts with the last one closed. A run of snoozes is kept as its latest, or a poller grows for ever."""
+    last = task.attempts[-1].model_copy(update={"ended_at": now, "outcome": outcome, "error": error})
+    earlier = task.attempts[:-1]
+    if outcome is Outcome.SNOOZED and earlier and earlier[-1].outcome is Outcome.SNOOZED:
+        earlier = earlier[:-1]
+    return (*earlier, last)
