@@ -1,0 +1,422 @@
+"""Everything that can be configured: one frozen section for each part, and `Config.load`, the way to get them.
+
+Each part is handed its own section and sees no other. What is set later in this list wins: the defaults here, the file
+(`config.yaml`), the environment (`RUNNER__HTTP__PORT=9000`), the command line. No other module reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from runner.errors import ConfigError
+from runner.settings import KeyPath, Settings, option_name, read_environment, read_file, read_options, variable_name
+from runner.units import Duration, Size
+
+DEFAULT_FILE: Final = Path("config.yaml")
+STANDARD_QUEUES: Final = {"critical": 10, "high": 5, "default": 3, "low": 1}
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
+Length = Annotated[Duration, Field(gt=0)]
+
+
+def _check_cron(expression: str) -> str:
+    try:
+        CronSim(expression, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        reason = str(error).lower()
+        raise ValueError(f'must be five cron fields such as "30 2 * * mon", not {expression!r}: {reason}') from error
+    return expression
+
+
+def _check_timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f'must be the name of a time zone such as "Asia/Shanghai", not {name!r}') from error
+    return name
+
+
+def _check_path(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("must name a folder")
+    return path
+
+
+Cron = Annotated[str, AfterValidator(_check_cron)]
+TimeZone = Annotated[str, AfterValidator(_check_timezone)]
+Folder = Annotated[Path, AfterValidator(_check_path)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration. A key without a value, its lines commented out, is as if left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_parts(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        parts = {field.alias or name for name, field in cls.model_fields.items() if field.default_factory is not None}
+        return {key: value for key, value in data.items() if value is not None or key not in parts}
+
+
+class HttpConfig(Section):
+    """Where HTTP is served. Port 0: any free one. No `allowed_hosts`: the address itself, and localhost."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    allowed_hosts: tuple[str, ...] = ()
+    max_body_bytes: Size = 1024**2
+
+
+class GrpcConfig(Section):
+    """Where gRPC is served."""
+
+    port: Port = 50050
+
+
+class LimitsConfig(Section):
+    """How much may run, and wait, at once. None: no limit. `exempt_users` are not held to the limits per user."""
+
+    global_: Count = Field(default=5, alias="global")
+    per_user: Count | None = 1
+    exempt_users: tuple[str, ...] = ("local",)
+    per_type: Mapping[str, Count] = Field(default_factory=dict)
+    max_pending: Count | None = 1_000_000
+    max_pending_per_user: Count | None = 100_000
+    on_limit: Literal["queue", "reject"] = "queue"
+
+
+class QueueConfig(Section):
+    """A named line: its share of the starts when several lines wait, and how many of its tasks may run at once."""
+
+    weight: Count
+    concurrency: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_weight(cls, data: Any) -> Any:
+        return {"weight": data} if isinstance(data, int) else data
+
+
+def _with_standard_queues(queues: Mapping[str, QueueConfig]) -> Mapping[str, QueueConfig]:
+    return {name: QueueConfig(weight=weight) for name, weight in STANDARD_QUEUES.items()} | dict(queues)
+
+
+Queues = Annotated[Mapping[str, QueueConfig], AfterValidator(_with_standard_queues)]
+"""Queues by name. The standard ones are always there; what is given changes their weights, or adds more."""
+
+
+class InboxConfig(Section):
+    """How dropped files are noticed and taken. `claim_ahead`: how many may wait as tasks before the rest stay files."""
+
+    enabled: bool = True
+    settle_seconds: Length = 2.0
+    rescan_seconds: Length = 5.0
+    watch_step_ms: Count = 1
+    watch_debounce_ms: Count = 10
+    claim_ahead: Count = 1000
+    dedupe: Literal["off", "content"] = "off"
+    force_polling: bool | Literal["auto"] = "auto"
+    ignore: tuple[str, ...] = ()
+
+
+class OutboxConfig(Section):
+    """How the results of dropped files are laid out for people. `hard`: a link where possible, else a copy."""
+
+    enabled: bool = True
+    link: Literal["hard", "copy"] = "hard"
+
+
+class StorageConfig(Section):
+    """When the store writes, and how much room it leaves on the disk."""
+
+    write_behind_seconds: Duration = 0.05
+    overload_seconds: Length = 2.0
+    checkpoint_bytes: Size = 64 * 1024**2
+    checkpoint_seconds: Length = 60.0
+    min_free_bytes: Size = 500_000_000
+    min_free_inodes: Whole = 10_000
+    ballast_bytes: Size = 16 * 1024**2
+
+
+class Overrides(Section):
+    """A section that changes what another place says: only by the keys that were given."""
+
+    def given(self) -> dict[str, Any]:
+        """The keys that were set and their values, None included: `timeout: null` takes a timeout away."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class RetentionRule(Overrides):
+    """How long finished tasks stay, by status; a bare length means each. None: for ever. Left out: the wider rule says."""
+
+    completed: Duration | None = None
+    failed: Duration | None = None
+    cancelled: Duration | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_one_length_for_all(cls, data: Any) -> Any:
+        return dict.fromkeys(cls.model_fields, data) if isinstance(data, str | int | float) else data
+
+
+class RetentionConfig(Section):
+    """What cleanup removes: finished tasks by age and number, drafts and idle users by age. None: never."""
+
+    completed: Duration | None = 7 * 86400.0
+    failed: Duration | None = 30 * 86400.0
+    cancelled: Duration | None = 7 * 86400.0
+    per_type: Mapping[str, RetentionRule] = Field(default_factory=dict)
+    per_user: Mapping[str, RetentionRule] = Field(default_factory=dict)
+    drafts: Duration | None = 86400.0
+    idle_users: Duration | None = 30 * 86400.0
+    max_bytes: Size | None = None
+    max_tasks: Whole | None = None
+    interval: Length = 3600.0
+
+
+class ScheduleConfig(Section):
+    """A task to submit again and again. A fire later than `misfire_grace_seconds` was missed: run once, or skip."""
+
+    cron: Cron
+    type: str
+    payload: Mapping[str, Any] = Field(default_factory=dict)
+    timezone: TimeZone = "UTC"
+    misfire: Literal["run_once", "skip"] = "run_once"
+    misfire_grace_seconds: Duration = 60.0
+    queue: str | None = None
+    priority: int | None = None
+    user_id: str = "local"
+    enabled: bool = True
+
+
+class BackoffConfig(Overrides):
+    """The wait before retry n: `base` × `factor`ⁿ⁻¹, at most `max`, moved by up to `jitter` (0.1: ±10 %) at random."""
+
+    base: Duration | None = None
+    factor: float | None = Field(default=None, ge=1)
+    max: Duration | None = None
+    jitter: float | None = Field(default=None, ge=0, le=1)
+
+
+class HandlerConfig(Overrides):
+    """What overrides the options of a handler's decorator. `config` is free, and the handler's `ctx.config`."""
+
+    enabled: bool = True
+    accepts: tuple[str, ...] | None = None
+    queue: str | None = None
+    priority: int | None = None
+    timeout: Length | None = None
+    retries: Whole | None = None
+    backoff: BackoffConfig | None = None
+    concurrency: Count | None = None
+    per_user: Count | None = None
+    isolation: Literal["thread", "process"] | None = None
+    delivery: Literal["at_least_once", "at_most_once"] | None = None
+    memory_mb: Count | None = None
+    retention: RetentionRule | None = None
+    config: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class DialectsConfig(Section):
+    """Which other systems' contracts are spoken."""
+
+    taskflow: bool = True
+    pixivtailor: bool = True
+    mediacraft: bool = True
+    embedder: bool = True
+    video_in_chinese: bool = True
+
+
+class AuthConfig(Section):
+    """Who somebody is. `local`: whoever reaches the runner is the person at this machine."""
+
+    mode: Literal["local", "cookie", "token"] = "local"
+
+
+class LogConfig(Section):
+    """What the runner says on stderr, and in which shape."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class DrainConfig(Section):
+    """How a stop goes: what runs may go on for `grace_period` seconds, then it is requeued."""
+
+    grace_period: Duration = 30.0
+
+
+class Config(Section):
+    """The whole configuration. `Config()` is the defaults; `data_dir` and `handlers_dir` are absolute after `load`."""
+
+    data_dir: Folder = Path("data")
+    durability: Literal["full", "process"] = "full"
+    http: HttpConfig = Field(default_factory=HttpConfig)
+    grpc: GrpcConfig = Field(default_factory=GrpcConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    queues: Queues = Field(default_factory=lambda: _with_standard_queues({}))
+    inbox: InboxConfig = Field(default_factory=InboxConfig)
+    outbox: OutboxConfig = Field(default_factory=OutboxConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
+    schedules: Mapping[str, ScheduleConfig] = Field(default_factory=dict)
+    handlers_dir: Folder = Path("handlers")
+    handlers: Mapping[str, HandlerConfig] = Field(default_factory=dict)
+    dialects: DialectsConfig = Field(default_factory=DialectsConfig)
+    auth: AuthConfig = Field(default_factory=AuthConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+    drain: DrainConfig = Field(default_factory=DrainConfig)
+
+    @classmethod
+    def load(
+        cls, path: Path | None, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Config:
+        """Read the file at `path`, lay the environment and then `overrides` (dotted keys: "http.port") over it.
+
+        None: `config.yaml` in the current folder if there is one, else the defaults. A relative `data_dir` or
+        `handlers_dir` means beside the file that says it, or in the current folder where no file does.
+        Raises ConfigError with every problem found, each naming the line, variable or option to mend.
+        """
+        file = path or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+        settings = read_file(file) if file else Settings()
+        read_environment(settings, environ)
+        read_options(settings, overrides or {})
+        return _located(_checked(settings, file), settings, file)
+
+
+def _checked(settings: Settings, file: Path | None) -> Config:
+    problems = settings.problems
+    try:
+        config = Config.model_validate(settings.values)
+        problems = [*problems, *(_line(settings, path, reason) for path, reason in _contradictions(config))]
+    except ValidationError as error:
+        config = Config()
+        problems = [*problems, *_described(error, settings)]
+    if problems:
+        raise ConfigError(f"{file or 'the configuration'} cannot be used:", tuple(problems))
+    return config
+
+
+def _contradictions(config: Config) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong between two settings that are each fine."""
+    if config.auth.mode == "local" and not _is_loopback(config.http.host):
+        yield (
+            ("http", "host"),
+            f"{config.http.host!r} can be reached from other machines, and auth.mode local trusts whoever reaches it; "
+            "set auth.mode to cookie or token, or http.host to 127.0.0.1",
+        )
+    wanted = [(("schedules", name, "queue"), schedule.queue) for name, schedule in config.schedules.items()]
+    wanted += [(("handlers", name, "queue"), handler.queue) for name, handler in config.handlers.items()]
+    for path, queue in wanted:
+        if queue is not None and queue not in config.queues:
+            yield path, f"must be one of queues ({', '.join(config.queues)}), not {queue!r}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _described(error: ValidationError, settings: Settings) -> list[str]:
+    """One line for each setting that pydantic refuses; a union's several complaints are one."""
+    reasons: dict[KeyPath, list[str]] = {}
+    values: dict[KeyPath, str] = {}
+    for fault in error.errors(include_url=False):
+        path = tuple(str(key) for key in fault["loc"])
+        if fault["type"] == "missing":
+            reasons[path] = ["is missing"]
+        elif fault["type"] == "extra_forbidden":
+            reasons[path] = [_unknown(path, settings)]
+        else:
+            # Behind the keys stand names of pydantic's own: which member of a union, which validator.
+            path = next(path[:n] for n in range(len(path), -1, -1) if settings.holds(path[:n]))
+            reasons.setdefault(path, []).append(_WORDS.get(fault["type"]) or _plain(fault["msg"]))
+            if fault["type"] != "value_error":
+                values[path] = f", not {json.dumps(fault['input'], default=str, ensure_ascii=False):.60}"
+    return [_line(settings, path, " or ".join(found) + values.get(path, "")) for path, found in reasons.items()]
+
+
+_WORDS: Final = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must hold keys of its own, in the lines below it",
+    "int_type": "must be a whole number",
+    "mapping_type": "must hold keys of its own, in the lines below it",
+    "model_type": "must hold keys of its own, in the lines below it",
+    "string_type": "must be text; put it in quotes",
+    "tuple_type": "must be a list such as [a, b]",
+}
+"""What we say instead of pydantic, where its words are about Python."""
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+def _unknown(path: KeyPath, settings: Settings) -> str:
+    siblings = [(*path[:-1], key) for key in _fields(_kind(path[:-1]))]
+    known = {".".join(candidate): candidate for candidate in (*siblings, *_paths(Config, ()))}
+    nearest = difflib.get_close_matches(".".join(path), known, n=1)
+    if not nearest:
+        return f"unknown; known here: {', '.join(key for *_, key in siblings)}"
+    by_variable = settings.origin(path) == variable_name(path)
+    return f"unknown; did you mean {variable_name(known[nearest[0]]) if by_variable else nearest[0]}?"
+
+
+def _line(settings: Settings, path: KeyPath, reason: str) -> str:
+    origin = settings.origin(path)
+    place = () if origin in (variable_name(path), option_name(path)) else (".".join(path),)
+    return ": ".join(part for part in (origin, *place, reason) if part)
+
+
+def _located(config: Config, settings: Settings, file: Path | None) -> Config:
+    """The configuration with its folders made absolute."""
+    folders = {}
+    for name in ("data_dir", "handlers_dir"):
+        typed = settings.origin((name,)) in (variable_name((name,)), option_name((name,)))
+        home = file.parent if file and not typed else Path()
+        folders[name] = (home / getattr(config, name).expanduser()).absolute()
+    return config.model_copy(update=folders)
+
+
+def _kind(path: KeyPath) -> Any:
+    """The annotation of the setting at `path`."""
+    kind: Any = Config
+    for key in path:
+        kind = _fields(kind).get(key) or get_args(kind)[-1]
+    return kind
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """The keys of a section and their annotations; nothing for what has no keys of its own, or free ones."""
+    section = next(
+        (part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, Section)), None
+    )
+    if section is None or get_origin(kind) is Mapping:
+        return {}
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
+def _paths(kind: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """Every setting that has a name of its own, sections too."""
+    for key, annotation in _fields(kind).items():
+        yield (*path, key)
+        yield from _paths(annotation, (*path, key))

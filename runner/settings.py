@@ -1,0 +1,233 @@
+"""Raw settings, and where each of them came from: the file, the environment, the command line.
+
+What they mean is in `config.py`. Only this module reads YAML, and only a small, plain part of it: mappings, lists and
+scalars. `true` and `false` alone are booleans (so `dedupe: off` stays a word), there are no dates and no base-60
+numbers; anchors, aliases, tags and duplicate keys are refused, for an alias bomb fits in 200 bytes (OWASP ASVS 1.5.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from runner.errors import ConfigError
+
+MAX_FILE_BYTES: Final = 64 * 1024
+MAX_DEPTH: Final = 32
+ENVIRONMENT_PREFIX: Final = "RUNNER__"
+
+KeyPath = tuple[str, ...]
+"""The keys that lead to a setting: ("http", "port"). A place in a list counts as a key: ("inbox", "ignore", "0")."""
+
+
+@dataclass
+class Settings:
+    """Nested raw values, the origin of each ("config.yaml:12", "RUNNER__HTTP__PORT"), and what was wrong with them."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def put(self, path: KeyPath, value: object, origin: str) -> None:
+        """Set the value at `path`, whatever was there before, and remember where it came from.
+
+        Nothing is changed where something that holds no keys stands on the way: that is the fault to report.
+        """
+        mapping = self.values
+        for key in path[:-1]:
+            inner = {} if mapping.get(key) is None else mapping[key]
+            if not isinstance(inner, Mapping):
+                return
+            mapping[key] = mapping = dict(inner)
+        mapping[path[-1]] = value
+        self.origins = {known: where for known, where in self.origins.items() if known[: len(path)] != path}
+        self.origins[path] = origin
+
+    def origin(self, path: KeyPath) -> str:
+        """Where the setting at `path` came from, or what encloses it; "" for a default."""
+        return next((self.origins[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.origins), "")
+
+    def holds(self, path: KeyPath) -> bool:
+        """Whether something was set at exactly `path`."""
+        found: Any = self.values
+        for key in path:
+            if isinstance(found, Mapping) and key in found:
+                found = found[key]
+            elif isinstance(found, list) and key.isdigit() and int(key) < len(found):
+                found = found[int(key)]
+            else:
+                return False
+        return True
+
+
+def read_file(path: Path) -> Settings:
+    """The settings in the YAML file at `path`.
+
+    Raises ConfigError when nothing can be made of it; lesser faults, such as a duplicate key, are in `problems`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES // 1024} KiB; is it the right file?")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})") from error
+    return _parse(text, str(path))
+
+
+def read_environment(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Lay `RUNNER__SECTION__KEY` variables over `settings`. A value is a scalar, or a [list] or {mapping} in YAML."""
+    names = sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX))
+    for name in names:
+        path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
+        try:
+            if not all(path):
+                raise ValueError("unknown; a setting is named like RUNNER__HTTP__PORT")
+            settings.put(path, _parse_value(environ[name]), name)
+        except (yaml.YAMLError, ValueError) as error:
+            settings.problems.append(f"{name}: {_reason(error)}")
+
+
+def read_options(settings: Settings, options: Mapping[str, Any]) -> None:
+    """Lay options with dotted names ("http.port") over `settings`; their values are taken as they are."""
+    for name, value in options.items():
+        path = tuple(name.split("."))
+        settings.put(path, value, option_name(path))
+
+
+def variable_name(path: KeyPath) -> str:
+    """The environment variable that sets `path`."""
+    return ENVIRONMENT_PREFIX + "__".join(path).upper()
+
+
+def option_name(path: KeyPath) -> str:
+    """How an option of the command line that sets `path` is called in a problem."""
+    return f"option {'.'.join(path)}"
+
+
+_TAG: Final = "tag:yaml.org,2002:"
+_SCALARS: Final = (
+    ("null", r"~|null|", ("~", "n", "")),
+    ("bool", r"true|false", tuple("tf")),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*)", tuple("-+0123456789")),
+    ("float", r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", tuple("-+0123456789")),
+)
+"""What a plain word is taken for: its type, the pattern of the whole word, the characters that it can begin with."""
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """`_SCALARS` in the shape that PyYAML wants: by first character."""
+    resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for kind, pattern, first in _SCALARS:
+        for character in first:
+            resolvers.setdefault(character, []).append((_TAG + kind, re.compile(rf"(?:{pattern})\Z")))
+    return resolvers
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes plain nodes only; what is refused raises a YAMLError with its place."""
+
+    yaml_implicit_resolvers = _resolvers()
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As in PyYAML, without anchors, aliases, tags and bottomless nesting."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _refusal("anchors and aliases (&name, *name) are not allowed here", event)
+        if getattr(event, "tag", None):
+            raise _refusal("tags (!name) are not allowed here", event)
+        if self.depth >= MAX_DEPTH:
+            raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _refusal(reason: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    mark: Any = event.start_mark  # the stubs know of a second class of marks, of the loaders written in C
+    return yaml.MarkedYAMLError(None, None, reason, mark)
+
+
+def _parse(text: str, name: str) -> Settings:
+    settings = Settings(origins={(): name})
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}{_line(error)}: {_reason(error)}") from error
+    if node is None:
+        return settings
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{name}: must be a mapping: lines of `key: value`")
+    settings.values = _build(loader, node, (), name, settings)
+    return settings
+
+
+def _parse_value(text: str) -> Any:
+    loader = _Loader(text)
+    if text[:1] in ("[", "{", '"', "'"):
+        node = loader.get_single_node()
+    else:
+        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        node = yaml.ScalarNode(tag, text)
+    found = Settings()
+    value = _build(loader, node, (), "", found)
+    if found.problems:
+        raise ValueError(found.problems[0])
+    return value
+
+
+def _build(loader: _Loader, node: yaml.Node | None, path: KeyPath, name: str, settings: Settings) -> Any:
+    """The plain value of `node`; notes the line of each key and item on the way. Keys are kept as written."""
+    if isinstance(node, yaml.MappingNode):
+        return {
+            key: _build(loader, value, (*path, key), name, settings)
+            for key, value in _pairs(node, path, name, settings)
+        }
+    if isinstance(node, yaml.SequenceNode):
+        items = enumerate(node.value)
+        return [_build(loader, item, (*path, str(number)), name, settings) for number, item in items]
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:
+        settings.problems.append(f"{settings.origin(path)}: {'.'.join(path)}: {error}")
+        return None
+
+
+def _pairs(node: yaml.MappingNode, path: KeyPath, name: str, settings: Settings) -> Iterator[tuple[str, yaml.Node]]:
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            settings.problems.append(f"{name}:{line}: a key must be a word")
+            continue
+        if key.value in seen:
+            dotted = ".".join((*path, key.value))
+            settings.problems.append(f"{name}:{line}: {dotted}: set twice, first in line {seen[key.value]}")
+            continue
+        seen[key.value] = line
+        settings.origins[(*path, key.value)] = f"{name}:{line}"
+        yield key.value, value
+
+
+def _line(error: yaml.YAMLError) -> str:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    return f":{mark.line + 1}" if mark else ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(part for part in (error.problem, error.context) if part)
+    return str(error).splitlines()[0]
