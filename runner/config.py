@@ -6,12 +6,12 @@ Each part is handed its own section and sees no other. What is set later in this
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo
@@ -163,7 +163,7 @@ class Overrides(Section):
 
 
 class RetentionRule(Overrides):
-    """How long finished tasks stay, by status; a bare length means each. None: for ever. Left out: the wider rule says."""
+    """How long finished tasks stay, by status; one length is for each. None: for ever. Left out: a wider rule says."""
 
     completed: Duration | None = None
     failed: Duration | None = None
@@ -373,12 +373,24 @@ def _plain(message: str) -> str:
 
 def _unknown(path: KeyPath, settings: Settings) -> str:
     siblings = [(*path[:-1], key) for key in _fields(_kind(path[:-1]))]
-    known = {".".join(candidate): candidate for candidate in (*siblings, *_paths(Config, ()))}
-    nearest = difflib.get_close_matches(".".join(path), known, n=1)
+    nearest = _nearest(path, siblings)
     if not nearest:
         return f"unknown; known here: {', '.join(key for *_, key in siblings)}"
     by_variable = settings.origin(path) == variable_name(path)
-    return f"unknown; did you mean {variable_name(known[nearest[0]]) if by_variable else nearest[0]}?"
+    return f"unknown; did you mean {variable_name(nearest) if by_variable else '.'.join(nearest)}?"
+
+
+def _nearest(path: KeyPath, siblings: list[KeyPath]) -> KeyPath | None:
+    """The setting that `path` is most likely meant to be: one beside it by its last key, any other by all of them."""
+    others = [other for other in _paths(Config, ()) if other[:-1] != path[:-1] and path[: len(other)] != other]
+    scores = {other: _likeness(".".join(path), ".".join(other)) for other in others}
+    scores |= {sibling: _likeness(path[-1], sibling[-1]) for sibling in siblings}
+    nearest = max(scores, key=scores.__getitem__)
+    return nearest if scores[nearest] >= 0.6 else None
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
 
 
 def _line(settings: Settings, path: KeyPath, reason: str) -> str:

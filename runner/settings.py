@@ -124,6 +124,9 @@ _SCALARS: Final = (
 )
 """What a plain word is taken for: its type, the pattern of the whole word, the characters that it can begin with."""
 
+_NOT_PLAIN: Final = ("[", "{", '"', "'")
+"""How the value of a variable begins that is not to be taken as it is."""
+
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     """`_SCALARS` in the shape that PyYAML wants: by first character."""
@@ -160,66 +163,67 @@ def _refusal(reason: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(None, None, reason, mark)
 
 
+@dataclass
+class _Reader:
+    """Makes plain values of nodes, keys as written; notes the line of each key and item, and what is wrong."""
+
+    loader: _Loader
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+
+    def read(self, node: yaml.Node, path: KeyPath = ()) -> Any:
+        self.lines[path] = node.start_mark.line + 1 if node.start_mark else 1
+        if isinstance(node, yaml.MappingNode):
+            return {key.value: self.read_entry(key, value, path) for key, value in self.entries(node, path)}
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*path, str(place))) for place, item in enumerate(node.value)]
+        try:
+            return self.loader.construct_object(node)
+        except ValueError:  # a number of thousands of digits, which Python declines to read
+            return node.value
+
+    def read_entry(self, key: yaml.Node, value: yaml.Node, path: KeyPath) -> Any:
+        found = self.read(value, (*path, key.value))
+        self.lines[(*path, key.value)] = key.start_mark.line + 1
+        return found
+
+    def entries(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                self.problems.append((line, "a key must be a word"))
+            elif (*path, key.value) in self.lines:
+                name, first = ".".join((*path, key.value)), self.lines[(*path, key.value)]
+                self.problems.append((line, f"{name}: set twice, first in line {first}"))
+            else:
+                yield key, value
+
+
 def _parse(text: str, name: str) -> Settings:
-    settings = Settings(origins={(): name})
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}{_line(error)}: {_reason(error)}") from error
-    if node is None:
-        return settings
-    if not isinstance(node, yaml.MappingNode):
+    reader = _Reader(loader)
+    values = {} if node is None else reader.read(node)
+    if not isinstance(values, dict):
         raise ConfigError(f"{name}: must be a mapping: lines of `key: value`")
-    settings.values = _build(loader, node, (), name, settings)
-    return settings
+    origins = {path: f"{name}:{line}" for path, line in reader.lines.items()}
+    problems = [f"{name}:{line}: {problem}" for line, problem in reader.problems]
+    return Settings(values, {**origins, (): name}, problems)
 
 
 def _parse_value(text: str) -> Any:
+    """The value of a variable. Raises YAMLError or ValueError."""
     loader = _Loader(text)
-    if text[:1] in ("[", "{", '"', "'"):
-        node = loader.get_single_node()
-    else:
-        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-        node = yaml.ScalarNode(tag, text)
-    found = Settings()
-    value = _build(loader, node, (), "", found)
-    if found.problems:
-        raise ValueError(found.problems[0])
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    node = (loader.get_single_node() if text[:1] in _NOT_PLAIN else None) or yaml.ScalarNode(tag, text)
+    reader = _Reader(loader)
+    value = reader.read(node)
+    if reader.problems:
+        raise ValueError(reader.problems[0][1])
     return value
-
-
-def _build(loader: _Loader, node: yaml.Node | None, path: KeyPath, name: str, settings: Settings) -> Any:
-    """The plain value of `node`; notes the line of each key and item on the way. Keys are kept as written."""
-    if isinstance(node, yaml.MappingNode):
-        return {
-            key: _build(loader, value, (*path, key), name, settings)
-            for key, value in _pairs(node, path, name, settings)
-        }
-    if isinstance(node, yaml.SequenceNode):
-        items = enumerate(node.value)
-        return [_build(loader, item, (*path, str(number)), name, settings) for number, item in items]
-    try:
-        return loader.construct_object(node)
-    except ValueError as error:
-        settings.problems.append(f"{settings.origin(path)}: {'.'.join(path)}: {error}")
-        return None
-
-
-def _pairs(node: yaml.MappingNode, path: KeyPath, name: str, settings: Settings) -> Iterator[tuple[str, yaml.Node]]:
-    seen: dict[str, int] = {}
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            settings.problems.append(f"{name}:{line}: a key must be a word")
-            continue
-        if key.value in seen:
-            dotted = ".".join((*path, key.value))
-            settings.problems.append(f"{name}:{line}: {dotted}: set twice, first in line {seen[key.value]}")
-            continue
-        seen[key.value] = line
-        settings.origins[(*path, key.value)] = f"{name}:{line}"
-        yield key.value, value
 
 
 def _line(error: yaml.YAMLError) -> str:
