@@ -226,7 +226,7 @@ class HandlerConfig(Overrides):
     backoff: BackoffConfig | None = None
     concurrency: Count | None = None
     per_user: Count | None = None
-    isolation: Literal["thread", "process"] | None = None
+    isolation: Literal["thread", "loop", "process"] | None = None
     delivery: Literal["at_least_once", "at_most_once"] | None = None
     memory_mb: Count | None = None
     retention: RetentionRule | None = None

@@ -40,19 +40,12 @@ def _imported(module: str, path: Path, modules: Mapping[str, Path]) -> Iterator[
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in _nodes_that_run(tree):
         if isinstance(node, ast.Import):
-            yield from (_nearest(alias.name, modules) for alias in node.names if _nearest(alias.name, modules))
+            yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: 1 - node.level or None] if node.level else []
             base = ".".join((*parents, *filter(None, [node.module])))
-            targets = (_nearest(f"{base}.{alias.name}", modules) for alias in node.names)
-            yield from (target for target in targets if target)
-
-
-def _nearest(name: str, modules: Mapping[str, Path]) -> str:
-    """The module that `name` is, or is an attribute of; "" for one of another package."""
-    while name and name not in modules:
-        name = name.rpartition(".")[0]
-    return name
+            names = (f"{base}.{alias.name}" for alias in node.names)
+            yield from ({name if name in modules else base for name in names} & modules.keys()) - {module}
 
 
 def _nodes_that_run(tree: ast.AST) -> Iterator[ast.AST]:
