@@ -1,10 +1,14 @@
 """The configuration: what wins, what is refused, and how it is said."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from runner.config import Config, RetentionRule
@@ -294,6 +298,20 @@ def test_every_problem_is_told_at_once(file: Path) -> None:
 def test_a_file_that_is_not_plain_yaml_is_refused(file: Path, text: str | bytes, problem: str) -> None:
     """Refused before anything is made of it, with the line where it has one."""
     assert problems(file, text)[0].startswith(problem)
+
+
+PIECES = st.sampled_from(
+    [*"-:[]{}&*!?|>'\"#%@`,~.0a \n\t", "\n  ", ": ", "- ", "http", "port", "handlers", "9e9", "\x85", "\ud7ff"]
+)
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=40).map("".join).map(str.encode)))
+def test_no_bytes_whatever_end_in_anything_but_an_answer(data: bytes) -> None:
+    """A configuration, or a ConfigError: never a traceback from inside the parser."""
+    with TemporaryDirectory() as folder, suppress(ConfigError):
+        load(Path(folder) / "config.yaml", data)
+    with TemporaryDirectory() as folder, suppress(ConfigError):
+        load(Path(folder) / "config.yaml", HANDLERS__X__CONFIG=data.decode("utf-8", "replace"))
 
 
 def test_a_missing_file_is_refused(file: Path) -> None:
