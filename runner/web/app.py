@@ -1,0 +1,88 @@
+"""The Starlette application: which path is which endpoint, and which error is which answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from runner.config import Config
+from runner.errors import RunnerError
+from runner.service import Service
+from runner.web import problems
+from runner.web.door import Door, allowed_hosts
+from runner.web.streams import StreamEndpoints
+from runner.web.system import SystemEndpoints
+from runner.web.tasks import TaskEndpoints
+
+PREFIX: Final = "/api/v1"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(service: Service, config: Config) -> Starlette:
+    """The app over a service that has been started. It owns nothing; closing the service is the caller's."""
+    tasks = TaskEndpoints(service, Path(config.data_dir) / "tmp", config.http.max_body_bytes)
+    streams = StreamEndpoints(service)
+    system = SystemEndpoints(service)
+    app = Starlette(
+        routes=[*_task_routes(tasks, streams), *_system_routes(system)],
+        middleware=[Middleware(Door, hosts=allowed_hosts(config.http))],
+        exception_handlers={
+            RunnerError: problems.answer_runner_error,
+            ValidationError: problems.answer_validation_error,
+            HTTPException: problems.answer_http_exception,
+            ClientDisconnect: problems.answer_disconnect,
+            Exception: problems.answer_defect,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _task_routes(tasks: TaskEndpoints, streams: StreamEndpoints) -> list[BaseRoute]:
+    one = f"{PREFIX}/tasks/{{id}}"
+    return [
+        _route(f"{PREFIX}/tasks", POST=tasks.submit, GET=tasks.list),
+        _route(f"{PREFIX}/tasks:batch", POST=tasks.submit_many),
+        _route(f"{PREFIX}/tasks/count", GET=tasks.count),
+        _route(one, GET=tasks.show, DELETE=tasks.delete),
+        _route(f"{one}/cancel", POST=tasks.cancel),
+        _route(f"{one}/retry", POST=tasks.retry),
+        _route(f"{one}/rerun", POST=tasks.rerun),
+        _route(f"{one}/start", POST=tasks.start),
+        _route(f"{one}/events", GET=streams.events),
+        _route(f"{one}/log", GET=streams.log),
+        _route(f"{one}/inputs/{{name}}", PUT=tasks.put_input),
+        _route(f"{one}/outputs/{{name:path}}", GET=tasks.output),
+    ]
+
+
+def _system_routes(system: SystemEndpoints) -> list[BaseRoute]:
+    return [
+        _route(f"{PREFIX}/handlers", GET=system.handlers),
+        _route(f"{PREFIX}/handlers/{{name}}", GET=system.handler),
+        _route(f"{PREFIX}/queues/stats", GET=system.queue_stats),
+        _route(f"{PREFIX}/why", GET=system.why),
+        _route(f"{PREFIX}/gc", POST=system.gc),
+        _route("/health", GET=system.health),
+        _route("/ready", GET=system.ready),
+        _route("/live", GET=system.live),
+    ]
+
+
+def _route(path: str, **endpoints: Endpoint) -> Route:
+    """One route for each path, so that a 405 lists every method that the path has."""
+
+    async def dispatch(request: Request) -> Response:
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, dispatch, methods=list(endpoints))

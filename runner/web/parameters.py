@@ -1,0 +1,60 @@
+"""What a path and a query string say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from runner.errors import NotFound
+from runner.events import parse_stream_id
+from runner.store import TaskQuery
+from runner.web.door import caller_of
+from runner.web.problems import invalid
+
+MAX_WAIT_SECONDS: Final = 300.0
+
+_TASK_ID: Final = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
+_SHORT_NAMES: Final = {"user": "user_id", "client": "client_id"}
+
+
+def task_id_of(request: Request) -> str:
+    """The id in the path. One that no task can have is refused before any disk is asked."""
+    task_id: str = request.path_params["id"]
+    if not _TASK_ID.fullmatch(task_id):
+        raise NotFound("task", task_id)
+    return task_id
+
+
+def read_query(request: Request) -> TaskQuery:
+    """The filters, and which part of the list is wanted. Several statuses are repeated or separated by commas."""
+    asked: dict[str, Any] = {_SHORT_NAMES.get(name, name): value for name, value in request.query_params.items()}
+    if "status" in asked:
+        asked["status"] = ",".join(request.query_params.getlist("status")).split(",")
+    query = TaskQuery.model_validate(asked)
+    sees = caller_of(request).sees
+    return query if sees is None else query.model_copy(update={"user_id": sees})
+
+
+def read_wait(request: Request) -> float:
+    """`?wait=`: for how many seconds the answer may wait for the end of the task."""
+    text = request.query_params.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise invalid("/wait", f"must be 0 to {MAX_WAIT_SECONDS:g} seconds, not {text!r}")
+    return seconds
+
+
+def read_place(request: Request) -> int | None:
+    """After which event to begin: `Last-Event-ID`, else `?after=`, else 0 (all). None (`$`): only with new ones."""
+    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
+    if text == "$":
+        return None
+    try:
+        return parse_stream_id(text)
+    except ValueError:
+        raise invalid("/after", f"must be the id of an event, 0 or $, not {text!r}") from None

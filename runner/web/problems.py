@@ -1,0 +1,160 @@
+"""Which error is which answer: `application/problem+json` (RFC 9457) with a stable `code` and the `request_id`.
+
+An endpoint raises; the one table here says what status that is. Nothing in an answer comes from a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runner.errors import (
+    ConfigError,
+    DiskFull,
+    Fenced,
+    IllegalTransition,
+    InvalidSubmission,
+    LimitReached,
+    NotFound,
+    Problem,
+    Refused,
+    RunnerError,
+    Unavailable,
+)
+from runner.task import TERMINAL, Status
+
+STATUS_OF: Final[Mapping[type[RunnerError], int]] = {
+    RunnerError: 500,
+    ConfigError: 500,
+    Refused: 422,
+    LimitReached: 429,
+    NotFound: 404,
+    IllegalTransition: 409,
+    Unavailable: 503,
+    DiskFull: 507,
+}
+"""The status of each error class; a class that is not listed has the one of its nearest listed ancestor."""
+
+_TERMINAL_NAMES: Final = frozenset(map(str, TERMINAL))
+_log = logging.getLogger(__name__)
+
+
+class HttpProblem(HTTPException):
+    """A fault in the request itself, before the runner was asked anything."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, headers)
+        self.code = code
+
+
+def invalid(pointer: str, message: str) -> InvalidSubmission:
+    """One field is wrong."""
+    return InvalidSubmission((Problem(pointer, message),))
+
+
+@contextmanager
+def pointing_below(pointer: str) -> Iterator[None]:
+    """Faults found inside are reported as faults of a part of the document, the one at `pointer`."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = problems_in(error)
+        raise InvalidSubmission(tuple(Problem(pointer + at.pointer, at.message) for at in problems)) from error
+    except InvalidSubmission as error:
+        raise InvalidSubmission(tuple(Problem(pointer + at.pointer, at.message) for at in error.problems)) from error
+
+
+def problems_in(error: ValidationError) -> tuple[Problem, ...]:
+    """What pydantic found, as JSON pointers with a reason."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return tuple(Problem(pointer_to(fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in faults)
+
+
+def answer(
+    request: Request, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> Response:
+    """The problem document. `more` are further members of it."""
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request.scope.get("request_id", ""),
+        **more,
+    }
+    return Response(to_json(document), status, headers, "application/problem+json")
+
+
+async def answer_runner_error(request: Request, error: Exception) -> Response:
+    """The answer to anything in the tree of `runner.errors`."""
+    assert isinstance(error, RunnerError)
+    status = next(STATUS_OF[cls] for cls in type(error).__mro__ if cls in STATUS_OF)
+    if status == 500:
+        return await answer_defect(request, error)
+    more: dict[str, Any] = {}
+    if isinstance(error, InvalidSubmission):
+        more["problems"] = _listed(error.problems)
+    return answer(request, status, _code(error), str(error), _retry_after(error), **more)
+
+
+async def answer_validation_error(request: Request, error: Exception) -> Response:
+    """The answer to a body or query that is not of its model: a JSON pointer for each fault."""
+    assert isinstance(error, ValidationError)
+    problems = problems_in(error)
+    unknown = any(fault["type"] == "extra_forbidden" for fault in error.errors(include_url=False))
+    code = "unknown_field" if unknown else "validation_error"
+    return answer(request, 422, code, "; ".join(map(str, problems)), problems=_listed(problems))
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """The answer to what the router and the door refuse."""
+    assert isinstance(error, HTTPException)
+    code = error.code if isinstance(error, HttpProblem) else HTTPStatus(error.status_code).name.lower()
+    return answer(request, error.status_code, code, error.detail, error.headers)
+
+
+async def answer_disconnect(_request: Request, _error: Exception) -> Response:
+    """Nobody reads it: the client went away in the middle of its request."""
+    _log.info("the client went away before its request was complete")
+    return Response(status_code=400)
+
+
+async def answer_defect(request: Request, error: Exception) -> Response:
+    """The answer to a defect: nothing but where to look. The server logs the traceback, the next thing it does."""
+    request_id = request.scope.get("request_id", "")
+    _log.error("request %s failed: %s %s: %r", request_id, request.method, request.url.path, error)
+    return answer(request, 500, "internal_error", f"something went wrong; look for {request_id} in the runner's log")
+
+
+def pointer_to(location: tuple[int | str, ...]) -> str:
+    """The JSON pointer (RFC 6901) to a place that pydantic names."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _listed(problems: Iterable[Problem]) -> list[dict[str, str]]:
+    return [{"pointer": problem.pointer, "message": problem.message} for problem in problems]
+
+
+def _code(error: RunnerError) -> str:
+    if not isinstance(error, IllegalTransition) or isinstance(error, Fenced):
+        return error.code
+    if error.status == Status.PROCESSING:
+        return "task_running"
+    return "already_finished" if error.status in _TERMINAL_NAMES else error.code
+
+
+def _retry_after(error: RunnerError) -> dict[str, str] | None:
+    if isinstance(error, LimitReached | Unavailable):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after_seconds)))}
+    return None

@@ -1,0 +1,83 @@
+"""Serves the app on the Unix socket and on TCP, in one event loop, until told to stop.
+
+uvicorn waits for open responses before it ends. A stream is open for ever, so it is hung up on first; what else is
+still being answered gets a moment. From SIGTERM to the end of `serve` is at most `CLOSE_SECONDS` and a fraction.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from runner.events import Events
+from runner.web.sockets import listen_on_path
+
+CLOSE_SECONDS: Final = 3
+MAX_HEADER_BYTES: Final = 16 * 1024
+KEEP_ALIVE_SECONDS: Final = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which ends streams when it is told to stop, and then returns rather than raising the signal again."""
+
+    def __init__(self, app: ASGIApp, events: Events) -> None:
+        self._events = events
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                ws="none",
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=CLOSE_SECONDS,
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stops at the first signal; a second Ctrl+C waits for nothing."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Hangs up on whoever listens to a stream, then closes what is left."""
+        self._events.hang_up()
+        await super().shutdown(sockets)
+
+
+@contextmanager
+def listening(path: Path, *others: socket.socket) -> Iterator[list[socket.socket]]:
+    """The sockets to serve: the one at `path`, gone afterwards, and `others`. Only for the directory's owner."""
+    sockets = [listen_on_path(path), *others]
+    try:
+        yield sockets
+    finally:
+        path.unlink(missing_ok=True)
+        for listener in sockets:
+            listener.close()
+
+
+@contextmanager
+def served_in_thread(app: ASGIApp, events: Events, path: Path) -> Iterator[None]:
+    """The app answers at `path` while the block runs: how a command is its own owner for a moment."""
+    server = Server(app, events)
+    with listening(path) as sockets:
+        thread = threading.Thread(target=server.run, args=(sockets,), name="http")
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,106 @@
+"""Everything that is not one task: handlers, queues, why, cleanup, health."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runner.errors import NotFound
+from runner.handlers import Handler, LoadFailure
+from runner.service import GcMode, Service
+from runner.web.crossing import in_thread
+from runner.web.problems import invalid
+
+JSON: Final = "application/json"
+
+
+class SystemEndpoints:
+    """The endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def handlers(self, _request: Request) -> Response:
+        """`GET /handlers`."""
+        return _json(await in_thread(self._describe_handlers))
+
+    async def handler(self, request: Request) -> Response:
+        """`GET /handlers/{name}`."""
+        handler = self._service.handlers.find(request.path_params["name"])
+        if handler is None:
+            raise NotFound("handler", request.path_params["name"])
+        return _json(await in_thread(describe_handler, handler))
+
+    async def queue_stats(self, _request: Request) -> Response:
+        """`GET /queues/stats`."""
+        return _json(await in_thread(self._service.queue_stats))
+
+    async def why(self, request: Request) -> Response:
+        """`GET /why`."""
+        target = request.query_params.get("target")
+        if not target:
+            raise invalid("/target", "must be the id of a task or the path of a file")
+        return _json(await in_thread(self._service.why, target))
+
+    async def gc(self, request: Request) -> Response:
+        """`POST /gc`."""
+        mode = request.query_params.get("mode", GcMode.APPLY)
+        if mode not in frozenset(GcMode):
+            raise invalid("/mode", f"must be {' or '.join(GcMode)}, not {mode!r}")
+        return _json(await in_thread(self._service.gc, GcMode(mode)))
+
+    async def health(self, _request: Request) -> Response:
+        """`GET /health`: whether all is well, with details."""
+        health = await in_thread(self._service.health)
+        status = "healthy" if health.ready else "unhealthy"
+        services = {"store": "; ".join(health.reasons) or "healthy"}
+        document = {"status": status, "timestamp": datetime.now(UTC), "services": services, "details": health.details}
+        return _json(document, 200 if health.ready else 503)
+
+    async def ready(self, _request: Request) -> Response:
+        """`GET /ready`: whether new tasks are accepted and started."""
+        health = await in_thread(self._service.health)
+        if health.ready:
+            return _json({"status": "ready", "details": health.details})
+        reasons = {"reason": "; ".join(health.reasons), "reasons": health.reasons}
+        return _json({"status": "not ready", **reasons, "details": health.details}, 503)
+
+    async def live(self, _request: Request) -> Response:
+        """`GET /live`: whether the process answers at all."""
+        return _json({"status": "alive"})
+
+    def _describe_handlers(self) -> dict[str, Any]:
+        handlers = self._service.handlers
+        return {
+            "handlers": [describe_handler(handler) for handler in handlers],
+            "errors": [_describe_failure(failure) for failure in handlers.errors.values()],
+        }
+
+
+def describe_handler(handler: Handler) -> dict[str, Any]:
+    """What a person or a form needs to know of a handler. `missing`: the modules without which it cannot run."""
+    missing = handler.missing()
+    return {
+        "name": handler.name,
+        "doc": handler.doc,
+        "available": not missing,
+        "missing": missing,
+        "extra": handler.options.extra,
+        "accepts": handler.options.accepts,
+        "schema": handler.schema,
+        "options": handler.options.model_dump(mode="json"),
+        "version": handler.version,
+        "path": str(handler.path),
+    }
+
+
+def _describe_failure(failure: LoadFailure) -> dict[str, Any]:
+    return {"path": str(failure.path), "line": failure.line, "message": failure.message, "at": failure.at}
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(to_json(value), status, media_type=JSON)
