@@ -1,0 +1,1 @@
+"""Who runs next, under which limits, and what becomes of an attempt."""

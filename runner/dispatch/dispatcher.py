@@ -1,0 +1,301 @@
+"""Turns what the store says into attempts: queues what waits, starts what may start, stops what is not wanted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from runner import task as transitions
+from runner.dispatch.attempts import Attempts, Chain, HandlerSource
+from runner.dispatch.delays import Clock, Delays
+from runner.dispatch.limits import Lane, Limit, LimitRules, Limits
+from runner.dispatch.queue import TaskQueue
+from runner.dispatch.verdict import recover
+from runner.errors import RunnerError, UnknownHandler
+from runner.events import Events
+from runner.execute.assignment import Executor, Stop
+from runner.handlers import Delivery
+from runner.store import Store, Transition, Update
+from runner.task import DRAFT, Status, Task, TaskError
+
+MAX_TICK_SECONDS = 1.0
+"""A clock may jump, and a wake-up may be lost: everything that waits for a time is looked at this often."""
+
+
+class Dispatcher:
+    """Decides under one lock, acts outside of it. `on_commit` is called by the committer; the rest from any thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        handlers: HandlerSource,
+        executor: Executor,
+        events: Events,
+        chain: Chain,
+        configs: Callable[[str], Mapping[str, Any]],
+        rules: LimitRules,
+        weights: Mapping[str, int],
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._handlers = handlers
+        self._executor = executor
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._limits = Limits(rules)
+        self._queue = TaskQueue(self._limits, weights)
+        self._delays = Delays()
+        self._expiries = Delays()
+        self._held: set[str] = set()
+        self._starting: dict[str, Lane] = {}
+        self._again: dict[str, Task] = {}
+        self._is_draining = True
+        self._stopped = threading.Event()
+        self._wake = threading.Event()
+        self._next_tick = float("inf")
+        self.attempts = Attempts(store, handlers, executor, events, chain, configs, clock, self._freed)
+
+    # Beginning and end
+
+    def start(self, live: Iterable[Task]) -> None:
+        """Queues what an earlier owner left unfinished, its lost attempts counted, and begins to start attempts."""
+        orphans = [task for task in live if self._adopt(task)]
+        for task in orphans:
+            self._store.blobs.discard_results(task.user_id, task.id)
+            self._store.submit((Update(task.id, self._recovery(task)),))
+        with self._lock:
+            self._is_draining = False
+        self.pump()
+
+    def run(self) -> None:
+        """Does what becomes due by the clock, until `stop`. Its own thread."""
+        while not self._stopped.is_set():
+            self._next_tick = self.run_once()
+            self._wake.wait(max(0.0, self._next_tick - time.monotonic()))
+            self._wake.clear()
+
+    def run_once(self) -> float:
+        """Does what is due; returns when to look again, on the monotonic clock."""
+        now = self._clock()
+        with self._lock:
+            for task_id in self._delays.take_due(now):
+                self._enqueue_delayed(task_id)
+            expired = self._expiries.take_due(now)
+            next_at = min(filter(None, (self._delays.next_at(), self._expiries.next_at())), default=None)
+        for task_id in expired:
+            self._store.submit((Update(task_id, lambda task: _expire(task, now)),))
+        deadline = self.attempts.run_due(time.monotonic())
+        self.pump()
+        seconds = MAX_TICK_SECONDS if next_at is None else max(0.0, (next_at - now).total_seconds())
+        return min(deadline, time.monotonic() + min(seconds, MAX_TICK_SECONDS))
+
+    def drain(self, grace_seconds: float) -> None:
+        """Starts nothing more, waits for what runs, and requeues what does not end in time."""
+        with self._lock:
+            self._is_draining = True
+        self._executor.close(grace_seconds)
+        self.attempts.interrupt_all()
+
+    def stop(self) -> None:
+        """Ends `run`."""
+        self._stopped.set()
+        self._wake.set()
+
+    # What the store says
+
+    def on_commit(self, news: list[Transition]) -> None:
+        """Tasks have changed, durably."""
+        launches: list[tuple[Task, Lane]] = []
+        stops: list[str] = []
+        with self._lock:
+            for transition in news:
+                task = transition.task
+                if task.status is Status.PROCESSING and transition.before is Status.PENDING:
+                    self._expiries.discard(task.id)
+                    launches.append((task, self._starting.pop(task.id)))
+                    continue
+                if transition.before is Status.PROCESSING and task.status is not Status.PROCESSING:
+                    stops.append(task.id)
+                self._take_note(task, transition.removed)
+        for task, lane in launches:
+            self._wake_before(self.attempts.launch(task, lane))
+        for task_id in stops:
+            self.attempts.stop(task_id, Stop.CANCELLED)
+        self.pump()
+
+    def pump(self) -> None:
+        """Starts whatever may start."""
+        chosen: list[str] = []
+        with self._lock:
+            while not self._is_draining and (item := self._queue.pop()) is not None:
+                self._starting[item[0]] = item[1]
+                chosen.append(item[0])
+        if not chosen:
+            return
+        now = self._clock()
+        for task_id in chosen:
+            self._store.submit((Update(task_id, lambda task: transitions.start(task, now)),), self._refused(task_id))
+
+    # What others ask for
+
+    def hold(self, task_ids: Iterable[str]) -> None:
+        """These tasks, about to be created, are not to start before `release`: their files are still on the way."""
+        with self._lock:
+            self._held.update(task_ids)
+
+    def release(self, tasks: Iterable[Task]) -> None:
+        """These tasks may start."""
+        with self._lock:
+            for task in tasks:
+                self._held.discard(task.id)
+                self._take_note(task, removed=False)
+        self.pump()
+
+    def let_go(self, task_ids: Iterable[str]) -> None:
+        """These tasks were not created after all."""
+        with self._lock:
+            self._held.difference_update(task_ids)
+
+    def change_limits(self, rules: LimitRules, weights: Mapping[str, int]) -> None:
+        """Other limits from now on; what runs goes on."""
+        with self._lock:
+            self._limits.change(rules)
+            self._limits.recount([running.lane for running in self.attempts] + list(self._starting.values()))
+            self._queue.change_weights(weights)
+            self._queue.take_up_all()
+        self.pump()
+
+    def pending(self) -> int:
+        """How many tasks wait for a slot, a time or their files."""
+        return len(self._queue) + len(self._delays) + len(self._held)
+
+    def pending_of(self, user_id: str) -> int:
+        """How many tasks of a user wait for a slot."""
+        return self._queue.count_of_user(user_id)
+
+    def running_of_queue(self, queue: str) -> int:
+        """How many attempts of a queue's tasks hold a slot."""
+        return sum(running.lane.queue == queue for running in self.attempts)
+
+    def waiting_in_queue(self, queue: str) -> int:
+        """How many tasks of a queue wait for a slot."""
+        return self._queue.count_of_queue(queue)
+
+    def standing(self, task_id: str) -> Standing:
+        """Why a pending task does not run."""
+        with self._lock:
+            lane = self._queue.lane_of(task_id)
+            return Standing(
+                place=self._queue.place_of(task_id),
+                blocker=None if lane is None else self._limits.blocker(lane),
+                is_held=task_id in self._held,
+                is_delayed=task_id in self._delays,
+                follows_attempt=task_id in self._again,
+            )
+
+    # Steps
+
+    def _adopt(self, task: Task) -> bool:
+        """Takes note of an unfinished task; whether it is an orphan."""
+        if task.status is Status.PROCESSING:
+            return True
+        with self._lock:
+            self._take_note(task, removed=False)
+        return False
+
+    def _recovery(self, task: Task) -> Callable[[Task], Task]:
+        now = self._clock()
+        try:
+            delivery = self._handlers.get(task.type).options.delivery
+        except UnknownHandler:
+            delivery = Delivery.AT_MOST_ONCE  # nobody can say that it may start twice
+        return lambda current: recover(current, delivery, now)
+
+    def _take_note(self, task: Task, removed: bool) -> None:
+        """Puts a task where it belongs; the lock is held."""
+        waits = not removed and (task.status is Status.PENDING or task.status in DRAFT)
+        if waits and task.expires_at is not None and not task.attempt:
+            self._expiries.put(task.id, task.expires_at)
+            self._wake_at(task.expires_at)
+        if not waits:
+            self._forget(task.id)
+        elif task.status is Status.PENDING and task.id not in self._held:
+            self._enqueue(task)
+
+    def _forget(self, task_id: str) -> None:
+        self._queue.discard(task_id)
+        self._delays.discard(task_id)
+        self._expiries.discard(task_id)
+        self._held.discard(task_id)
+        self._again.pop(task_id, None)
+
+    def _enqueue(self, task: Task) -> None:
+        if task.id in self._starting:
+            return
+        if task.id in self.attempts:
+            # An earlier attempt does not obey. Two attempts of a task never overlap: this one waits for it to end.
+            self._again[task.id] = task
+        elif task.run_after is not None and task.run_after > self._clock():
+            self._queue.discard(task.id)
+            self._delays.put(task.id, task.run_after)
+            self._wake_at(task.run_after)
+        else:
+            self._queue.push(task.id, Lane(task.queue, task.priority, task.user_id, task.type))
+
+    def _enqueue_delayed(self, task_id: str) -> None:
+        task = self._store.find(task_id)
+        if task is not None and task.status is Status.PENDING:
+            self._enqueue(task)
+
+    def _refused(self, task_id: str) -> Callable[[object, RunnerError | None], None]:
+        def done(_: object, error: RunnerError | None) -> None:
+            if error is not None:
+                self._not_started(task_id)
+
+        return done
+
+    def _not_started(self, task_id: str) -> None:
+        """The task was cancelled meanwhile, or the disk refused the record: its slot is free again."""
+        with self._lock:
+            lane = self._starting.pop(task_id)
+            self._queue.release(lane)
+            task = self._store.find(task_id)
+            if task is not None and task.status is Status.PENDING:
+                # The disk: not at once again, or this would be a busy loop.
+                self._delays.put(task_id, self._clock() + timedelta(seconds=MAX_TICK_SECONDS))
+
+    def _freed(self, task_id: str, lane: Lane) -> None:
+        with self._lock:
+            self._queue.release(lane)
+            task = self._again.pop(task_id, None)
+            if task is not None:
+                self._enqueue(task)
+        self.pump()
+
+    def _wake_at(self, instant: datetime) -> None:
+        self._wake_before(time.monotonic() + (instant - self._clock()).total_seconds())
+
+    def _wake_before(self, due: float) -> None:
+        if due < self._next_tick:
+            self._wake.set()
+
+
+class Standing:
+    """Where a pending task stands. `place` is how many go before it in its queue; `blocker` the limit that it waits
+    for; it may instead be held for its files, delayed, or wait for an earlier attempt that does not end."""
+
+    __slots__ = ("blocker", "follows_attempt", "is_delayed", "is_held", "place")
+
+    def __init__(
+        self, place: int | None, blocker: Limit | None, is_held: bool, is_delayed: bool, follows_attempt: bool
+    ) -> None:
+        self.place, self.blocker = place, blocker
+        self.is_held, self.is_delayed, self.follows_attempt = is_held, is_delayed, follows_attempt
+
+
+def _expire(task: Task, now: datetime) -> Task:
+    message = f"it was not started before {task.expires_at}"
+    return transitions.refuse(task, now, error=TaskError(code="expired", message=message, retryable=False))

@@ -1,0 +1,106 @@
+"""Files that belong to tasks: inputs are handed over by rename, outputs are published by rename."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runner.errors import NotFound
+from runner.store.committer import Durability
+from runner.store.files import Files, Layout
+
+
+class Handover(StrEnum):
+    """How an input file becomes the task's. `MOVE`: it leaves its place. `LINK`: a hard link where possible, else a
+    copy; the caller keeps theirs and must not change it in place. `COPY`: always a copy."""
+
+    MOVE = "move"
+    LINK = "link"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file, and which content of it, something was decided about."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> Identity:
+        """The file at `path` as it is now, links not followed. Raises `FileNotFoundError`."""
+        status = os.lstat(path)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Blobs:
+    """Moves inputs in and outputs out. Methods may be called from any thread."""
+
+    def __init__(self, files: Files, layout: Layout, durability: Durability) -> None:
+        self._files = files
+        self._layout = layout
+        self._durability = durability
+
+    def take(self, source: str, target: str) -> None:
+        """A dropped file becomes the task's input. The task that names it is in the journal already, so a rename that
+        a power cut undoes is done again by recovery, and none is synced. Idempotent; raises `FileNotFoundError` when
+        the file is in neither place."""
+        self._files.make_directory(os.path.dirname(target))
+        try:
+            self._files.move(source, target)
+        except FileNotFoundError:
+            if not os.path.exists(target):
+                raise
+
+    def hand_over(self, source: str, target: str, how: Handover) -> None:
+        """`target` has the content of `source` before any record names it: durable in durability `full`."""
+        self._files.make_directory(os.path.dirname(target))
+        if how is Handover.MOVE:
+            self._files.move(source, target)
+        elif how is Handover.LINK:
+            self._files.link_or_copy(source, target)
+        else:
+            self._files.copy(source, target)
+        if self._durability is Durability.FULL:
+            self._files.sync_path(target)
+            self._files.sync_path(os.path.dirname(target))
+
+    def publish(self, task_id: str, number: int, user_id: str) -> tuple[str, ...]:
+        """The outputs of an attempt become the task's, all at once; returns their paths relative to the data
+        directory. Empty if the attempt wrote none."""
+        private = self._layout.attempt(task_id, number)
+        if not os.path.isdir(private):
+            return ()
+        target = self._layout.result(user_id, task_id)
+        if self._durability is Durability.FULL:
+            self._files.sync_tree(private)
+        self._files.make_directory(os.path.dirname(target))
+        self._files.remove_tree(target)
+        self._files.rename(private, target)
+        if self._durability is Durability.FULL:
+            self._files.sync_path(os.path.dirname(target))
+        return tuple(self._layout.relative(path) for path in sorted(_walk(target)))
+
+    def discard(self, task_id: str, number: int) -> None:
+        """Nobody will see what this attempt wrote."""
+        private = self._layout.attempt(task_id, number)
+        if os.path.isdir(private):
+            self._files.remove_tree(private)
+
+    def discard_results(self, user_id: str, task_id: str) -> None:
+        """What a lost attempt had published without living to record it."""
+        self._files.remove_tree(self._layout.result(user_id, task_id))
+
+    def output(self, output_files: tuple[str, ...], name: str) -> str:
+        """The absolute path of one of a task's outputs. Raises `NotFound`; the name never becomes a path."""
+        for path in output_files:
+            if path.split("/", 3)[-1] == name:
+                return self._layout.absolute(path)
+        raise NotFound("output file", name)
+
+
+def _walk(directory: str) -> list[str]:
+    return [os.path.join(parent, name) for parent, _, names in os.walk(directory) for name in names]

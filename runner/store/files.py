@@ -1,0 +1,265 @@
+"""The one seam between the runner and the disk.
+
+Every call that can fail because of a disk goes through a `Files`, so that a test can make the Nth one fail.
+Paths are `str`: a `Path` costs more than the system call that it names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+HAS_SYNCFS: Final = hasattr(_libc, "syncfs")
+
+
+class Files:
+    """The primitives, each one system call, and the few operations that are built on them."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        """`os.open`, never inherited by a child."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        """`os.close`."""
+        os.close(fd)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """`os.write`: how many bytes went; may be fewer than given."""
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """`os.ftruncate`: the file is `size` bytes long."""
+        os.ftruncate(fd, size)
+
+    def datasync(self, fd: int) -> None:
+        """The bytes of `fd` are on the disk. After an error the descriptor must never be synced again: the kernel
+        has marked the pages clean (fsyncgate, PostgreSQL 2018)."""
+        if sys.platform == "darwin":
+            self.sync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def sync(self, fd: int) -> None:
+        """`os.fsync`; on macOS `F_FULLFSYNC`, because `fsync` there stops at the drive's cache."""
+        if sys.platform == "darwin":
+            import fcntl
+
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fsync(fd)
+
+    def syncfs(self, fd: int) -> None:
+        """Everything written before on the filesystem of `fd` is on the disk. Linux only."""
+        if _libc.syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def rename(self, source: str, target: str) -> None:
+        """`os.rename`: atomic, replaces `target`."""
+        os.rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        """`os.link`: a second name for the same file."""
+        os.link(source, target, follow_symlinks=False)
+
+    def unlink(self, path: str) -> None:
+        """`os.unlink`."""
+        os.unlink(path)
+
+    def mkdir(self, path: str, mode: int = 0o700) -> None:
+        """`os.mkdir`."""
+        os.mkdir(path, mode)
+
+    def read(self, path: str) -> bytes:
+        """The whole content of a file."""
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            chunks = []
+            while chunk := os.read(fd, 1 << 20):
+                chunks.append(chunk)
+            return b"".join(chunks)
+        finally:
+            self.close(fd)
+
+    def names(self, directory: str) -> list[str]:
+        """The names in a directory, in no order."""
+        return os.listdir(directory)
+
+    # Built on the primitives
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        """Writes all of `data`, however often the kernel takes only a part."""
+        view = memoryview(data)
+        while view:
+            view = view[self.write(fd, view) :]
+
+    def replace(self, path: str, data: bytes, temporary: str) -> None:
+        """`path` holds `data`, atomically for readers, not yet durably. `temporary` is on the same filesystem."""
+        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.write_all(fd, data)
+        finally:
+            self.close(fd)
+        self.rename(temporary, path)
+
+    def make_directory(self, path: str) -> None:
+        """`path` and its missing parents exist."""
+        if os.path.isdir(path):
+            return
+        self.make_directory(os.path.dirname(path))
+        try:
+            self.mkdir(path)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
+
+    def remove(self, path: str) -> None:
+        """`path` is not there any more, whether or not it was."""
+        try:
+            self.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def remove_tree(self, path: str) -> None:
+        """The directory and all below it are gone. Links are removed, never followed."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def sync_path(self, path: str) -> None:
+        """A file or directory entry table is on the disk."""
+        fd = self.open(path, os.O_RDONLY)
+        try:
+            self.sync(fd)
+        finally:
+            self.close(fd)
+
+    def sync_tree(self, directory: str) -> None:
+        """Every file and directory below `directory`, and itself, is on the disk."""
+        for parent, _, names in os.walk(directory):
+            for name in names:
+                self.sync_path(os.path.join(parent, name))
+            self.sync_path(parent)
+
+    def sync_filesystem(self, directory: str, written: Iterable[str]) -> None:
+        """All of `written` (paths) is on the disk: by one `syncfs` where there is one, else file by file."""
+        if not HAS_SYNCFS:
+            for path in written:
+                self._sync_if_present(path)
+            self.sync_path(directory)
+            return
+        fd = self.open(directory, os.O_RDONLY)
+        try:
+            self.syncfs(fd)
+        finally:
+            self.close(fd)
+
+    def move(self, source: str, target: str) -> None:
+        """`source` is now `target`: by rename, or across filesystems by a durable copy that appears whole.
+
+        When this returns exactly one of the two exists; after a crash the target may exist beside the source, and
+        doing it again settles that.
+        """
+        try:
+            self.rename(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self.copy(source, target)
+            self.unlink(source)
+
+    def copy(self, source: str, target: str) -> None:
+        """A durable copy that is never visible half done."""
+        partial = f"{target}.part"
+        with open(source, "rb") as reader:
+            fd = self.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                while chunk := reader.read(1 << 20):
+                    self.write_all(fd, chunk)
+                self.sync(fd)
+            finally:
+                self.close(fd)
+        self.rename(partial, target)
+        self.sync_path(os.path.dirname(target))
+
+    def link_or_copy(self, source: str, target: str) -> None:
+        """`target` has the content of `source`: as a hard link where the filesystem allows, else as a copy."""
+        try:
+            self.link(source, target)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+            self.copy(source, target)
+
+    def _sync_if_present(self, path: str) -> None:
+        try:
+            self.sync_path(path)
+        except FileNotFoundError:
+            return
+
+
+class Layout:
+    """Where everything lies below the data directory. The attributes are absolute paths as `str`."""
+
+    def __init__(self, data: Path | str) -> None:
+        self.data = str(data)
+        self.version = f"{data}/VERSION"
+        self.tasks = f"{data}/tasks"
+        self.users = f"{data}/users"
+        self.journal = f"{data}/journal"
+        self.index = f"{data}/index.db"
+        self.uploads = f"{data}/uploads"
+        self.results = f"{data}/results"
+        self.logs = f"{data}/logs"
+        self.locks = f"{data}/locks"
+        self.tmp = f"{data}/tmp"
+        self.corrupt = f"{data}/corrupt"
+        self.trash = f"{data}/trash"
+        self.inbox = f"{data}/inbox"
+        self.outbox = f"{data}/outbox"
+        self.socket = f"{data}/runner.sock"
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """Every directory that must exist."""
+        return (
+            self.data, self.tasks, self.users, self.journal, self.uploads, self.results, self.logs, self.locks,
+            self.tmp, self.corrupt, self.trash, self.inbox, self.outbox,
+        )  # fmt: skip
+
+    def task(self, task_id: str) -> str:
+        """The file of one task."""
+        return f"{self.tasks}/{task_id}.json"
+
+    def user(self, user_id: str) -> str:
+        """The file of one user record."""
+        return f"{self.users}/{user_id}.json"
+
+    def log(self, task_id: str) -> str:
+        """The log of one task."""
+        return f"{self.logs}/{task_id}.jsonl"
+
+    def upload(self, user_id: str, task_id: str) -> str:
+        """The directory of one task's inputs."""
+        return f"{self.uploads}/{user_id}/{task_id}"
+
+    def result(self, user_id: str, task_id: str) -> str:
+        """The directory of one task's outputs."""
+        return f"{self.results}/{user_id}/{task_id}"
+
+    def attempt(self, task_id: str, number: int) -> str:
+        """The private directory of one attempt; its outputs become visible when it is published."""
+        return f"{self.tmp}/{task_id}.{number}"
+
+    def relative(self, path: str) -> str:
+        """`path` as task files say it: relative to the data directory."""
+        return os.path.relpath(path, self.data)
+
+    def absolute(self, path: str) -> str:
+        """The opposite of `relative`; absolute paths stay as they are."""
+        return os.path.join(self.data, path)

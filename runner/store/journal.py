@@ -1,0 +1,166 @@
+"""The write-ahead journal: segments of checksummed records, appended and synced by one thread.
+
+A segment is `journal/<n>.log`, n counting up. A record is a header of 17 bytes and a body:
+
+    length u32 | crc32 u32 | seq u64 | kind u8 | body
+
+little-endian; `length` is the body's, the checksum covers seq, kind and body, and `seq` counts up by one over all
+segments. A record that is short or whose checksum fails ends its segment: it is a write that nobody was told of.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from runner.store.files import Files
+
+_HEADER = struct.Struct("<IIQB")
+_SIGNED = struct.Struct("<QB")
+MAX_BODY = 64 * 1024 * 1024
+
+
+class Kind(IntEnum):
+    """What a record's body is: a task's JSON, a removed task's `Removal`, a user's JSON, a removed user's id."""
+
+    TASK = 1
+    REMOVAL = 2
+    USER = 3
+    USER_REMOVAL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record as read back."""
+
+    seq: int
+    kind: Kind
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment as read back. `good_bytes` is where its last whole record ends; `torn` if bytes follow that."""
+
+    number: int
+    path: str
+    good_bytes: int
+    torn: bool
+    last_seq: int
+
+
+def encode(seq: int, kind: Kind, body: bytes) -> bytes:
+    """One record's bytes."""
+    signed = _SIGNED.pack(seq, kind)
+    return _HEADER.pack(len(body), zlib.crc32(body, zlib.crc32(signed)), seq, kind) + body
+
+
+def decode(data: bytes) -> Iterator[tuple[int, Entry]]:
+    """The whole records at the front of `data`, each with the offset at which it ends; stops at the first bad one."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, checksum, seq, kind = _HEADER.unpack_from(data, offset)
+        end = offset + _HEADER.size + length
+        if length > MAX_BODY or end > len(data):
+            return
+        body = data[offset + _HEADER.size : end]
+        if zlib.crc32(body, zlib.crc32(_SIGNED.pack(seq, kind))) != checksum:
+            return
+        yield end, Entry(seq, Kind(kind), body)
+        offset = end
+
+
+def segments(files: Files, directory: str) -> list[tuple[int, str]]:
+    """The numbers and paths of the segments in `directory`, oldest first."""
+    found = [
+        (int(name[:-4]), f"{directory}/{name}")
+        for name in files.names(directory)
+        if name.endswith(".log") and name[:-4].isdigit()
+    ]
+    return sorted(found)
+
+
+class Journal:
+    """The segment that is being written. One thread appends; it is the committer."""
+
+    def __init__(self, files: Files, directory: str) -> None:
+        self._files = files
+        self._directory = directory
+        self._fd = -1
+        self.number = 0
+        self.seq = 0
+        self.size = 0
+        self._good = (0, 0)
+
+    def open(self, number: int, seq: int) -> None:
+        """Begins segment `number`; the next record gets `seq + 1`. The new name is durable when this returns."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self._fd = self._files.open(f"{self._directory}/{number:016d}.log", flags)
+        self._files.sync_path(self._directory)
+        self.number, self.seq, self.size = number, seq, 0
+        self._good = (seq, 0)
+
+    def append(self, records: Iterable[tuple[Kind, bytes]]) -> None:
+        """Writes the records, in order, in one go; not yet synced."""
+        seq = self.seq
+        parts = []
+        for kind, body in records:
+            seq += 1
+            parts.append(encode(seq, kind, body))
+        data = b"".join(parts)
+        self._good = (self.seq, self.size)
+        self._files.write_all(self._fd, data)
+        self.seq = seq
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Everything appended is on the disk. After an error this journal must not be used again."""
+        self._files.datasync(self._fd)
+
+    def undo(self) -> None:
+        """Cuts off the last append, whole or partial: nobody was told of it, and what follows must be readable."""
+        self.seq, self.size = self._good
+        self._files.truncate(self._fd, self.size)
+
+    def try_undo(self) -> bool:
+        """`undo`, or False if the disk refuses even that."""
+        try:
+            self.undo()
+        except OSError:
+            return False
+        return True
+
+    def rotate(self) -> int:
+        """Seals the segment and begins the next; returns the sealed one's number. All of it has been synced or,
+        in durability `process`, is synced by the checkpoint that follows."""
+        sealed = self.number
+        self.close()
+        self.open(sealed + 1, self.seq)
+        return sealed
+
+    def close(self) -> None:
+        """Closes the segment; idempotent."""
+        if self._fd >= 0:
+            self._files.close(self._fd)
+            self._fd = -1
+
+    def drop(self, up_to: int) -> None:
+        """Removes the segments up to and including number `up_to`: what they say is on the disk elsewhere."""
+        for number, path in segments(self._files, self._directory):
+            if number <= up_to:
+                self._files.remove(path)
+        self._files.sync_path(self._directory)
+
+
+def replay(files: Files, path: str, number: int) -> tuple[Segment, list[Entry]]:
+    """The whole records of one segment, and how it ends."""
+    data = files.read(path)
+    good, entries = 0, []
+    for good, entry in decode(data):
+        entries.append(entry)
+    last = entries[-1].seq if entries else 0
+    return Segment(number, path, good, good < len(data), last), entries

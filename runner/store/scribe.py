@@ -1,0 +1,219 @@
+"""The scribe writes task files and index rows in a process of its own.
+
+Creating a file is four short system calls, and each gives up the interpreter lock; beside busy threads every one of
+them then waits for up to a switch interval. In its own process the scribe costs the runner one pipe write a batch and
+uses the second core. It does as it is told, one batch at a time, and keeps nothing in memory.
+
+It must never outlive its owner and write an old version over a new owner's: it holds `locks/scribe.lock`, which the
+kernel releases when it dies, and a new owner waits for that lock before it recovers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import marshal
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic_core import from_json, to_json
+
+from runner.store.files import Files, Layout
+from runner.store.records import Removal, RemovedUser
+from runner.store.rows import connect, write_rows
+
+_LENGTH = struct.Struct("<Q")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one pass writes: task files (id, JSON), user files (id, JSON), what is removed, and the rows of the
+    index: the JSON of tasks whose row changes, and the ids of those whose row goes."""
+
+    tasks: Sequence[tuple[str, bytes]] = ()
+    users: Sequence[tuple[str, bytes]] = ()
+    removals: Sequence[Removal] = ()
+    removed_users: Sequence[str] = ()
+    rows: Sequence[bytes] = ()
+    gone: Sequence[str] = ()
+
+
+class Pen(Protocol):
+    """Whoever writes a batch: this process, or the scribe's."""
+
+    def write(self, batch: Batch) -> None:
+        """Done when it returns, and may be done again. Raises `OSError`; some of it may have been done then."""
+
+    def close(self) -> None:
+        """Lets go of the index."""
+
+
+class DirectPen:
+    """Writes in the calling thread."""
+
+    def __init__(self, files: Files, layout: Layout) -> None:
+        self._files = files
+        self._layout = layout
+        self._temporary = f"{layout.tmp}/.write"
+        self._index: sqlite3.Connection | None = None
+
+    def write(self, batch: Batch) -> None:
+        """Writes files first, then rows."""
+        self._write_files(batch)
+        if batch.rows or batch.gone:
+            self._write_rows(batch)
+
+    def close(self) -> None:
+        """Closes the index."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _write_files(self, batch: Batch) -> None:
+        files, layout, temporary = self._files, self._layout, self._temporary
+        for task_id, body in batch.tasks:
+            files.replace(layout.task(task_id), pretty(body), temporary)
+        for user_id, body in batch.users:
+            files.replace(layout.user(user_id), pretty(body), temporary)
+        for task_id, owner in batch.removals:  # plain tuples when they came through the pipe
+            Removal(task_id, owner).apply(files, layout)
+        for user_id in batch.removed_users:
+            RemovedUser(user_id).apply(files, layout)
+
+    def _write_rows(self, batch: Batch) -> None:
+        if self._index is None:
+            self._index = connect(self._layout.index)
+        try:
+            write_rows(self._index, map(from_json, batch.rows), batch.gone)
+        except sqlite3.OperationalError as error:
+            # "database or disk is full", "disk I/O error": the disk's doing, and told like any other of its errors.
+            raise OSError(None, str(error), self._layout.index) from error
+
+
+class ScribePen:
+    """Has the scribe process write; starts it anew if it dies.
+
+    Must be made on a thread that lives as long as the process: Linux kills the scribe when that thread ends.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._process = self._start()
+
+    def write(self, batch: Batch) -> None:
+        """Sends the batch and waits for the answer."""
+        message = marshal.dumps(_plain(batch))
+        try:
+            answer = self._ask(message)
+        except (EOFError, BrokenPipeError):
+            self._reap()
+            self._process = self._start()
+            answer = self._ask(message)
+        if answer is not None:
+            raise OSError(*answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._reap()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "runner.store.scribe", self._layout.data, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+
+    def _ask(self, message: bytes) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        _send(self._process.stdin, message)
+        return marshal.loads(_receive(self._process.stdout))
+
+    def _reap(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def pretty(body: bytes) -> bytes:
+    """A record's JSON as its file has it: indented, for people."""
+    return to_json(from_json(body), indent=2) + b"\n"
+
+
+def wait_for_scribe(layout: Layout) -> int:
+    """Blocks until no scribe of an earlier owner is alive; returns the descriptor that holds its lock."""
+    fd = os.open(f"{layout.locks}/scribe.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def main(data: str, owner: int) -> None:
+    """The scribe process: batches come in on standard input, answers go out on standard output."""
+    _die_with(owner)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    layout = Layout(data)
+    lock = wait_for_scribe(layout)
+    pen = DirectPen(Files(), layout)
+    try:
+        while True:
+            batch = Batch(*marshal.loads(_receive(sys.stdin.buffer)))
+            _send(sys.stdout.buffer, marshal.dumps(_attempt(pen, batch)))
+    except (EOFError, BrokenPipeError):
+        pen.close()
+        os.close(lock)
+
+
+def _plain(batch: Batch) -> tuple[Any, ...]:
+    removals = [tuple(removal) for removal in batch.removals]
+    return batch.tasks, batch.users, removals, batch.removed_users, batch.rows, batch.gone
+
+
+def _attempt(pen: Pen, batch: Batch) -> tuple[Any, ...] | None:
+    try:
+        pen.write(batch)
+    except OSError as error:
+        return error.errno, error.strerror, error.filename
+    return None
+
+
+def _die_with(owner: int) -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != owner:
+        raise SystemExit(0)
+
+
+def _send(stream: Any, message: bytes) -> None:
+    stream.write(_LENGTH.pack(len(message)))
+    stream.write(message)
+    stream.flush()
+
+
+def _receive(stream: Any) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
+    return _exactly(stream, length)
+
+
+def _exactly(stream: Any, size: int) -> bytes:
+    data: bytes = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

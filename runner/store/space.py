@@ -1,0 +1,90 @@
+"""Room on the disk: floors that pause intake before the disk is full, and the ballast that lets running tasks end.
+
+On a full ext4 nothing can be written, but an unlink works (measured); so a file of some MiB is kept to be given up.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+from runner.store.files import Files
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """Below these, intake pauses: free bytes, free inodes. `ballast_bytes` is the size of the ballast file."""
+
+    min_free_bytes: int
+    min_free_inodes: int
+    ballast_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a filesystem has left for us; inodes are None where it does not count them."""
+
+    free_bytes: int
+    free_inodes: int | None
+
+
+def measure(path: str) -> Room:
+    """The room on the filesystem of `path`."""
+    status = os.statvfs(path)
+    return Room(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
+
+
+def shortage(room: Room, floors: Floors) -> str | None:
+    """Why intake must pause, or None."""
+    if room.free_bytes < floors.min_free_bytes:
+        return f"{room.free_bytes} bytes are free, fewer than the floor of {floors.min_free_bytes}"
+    if room.free_inodes is not None and room.free_inodes < floors.min_free_inodes:
+        return f"{room.free_inodes} inodes are free, fewer than the floor of {floors.min_free_inodes}"
+    return None
+
+
+class Space:
+    """Watches one filesystem. `check` is called about every second; the other methods from any thread."""
+
+    def __init__(self, files: Files, directory: str, floors: Floors) -> None:
+        self._files = files
+        self._directory = directory
+        self._ballast = f"{directory}/locks/ballast"
+        self._floors = floors
+        self._lock = threading.Lock()
+        self.shortage: str | None = None
+
+    def check(self) -> str | None:
+        """Measures again, restores the ballast when there is room for it, and says why intake must pause, if it must."""
+        with self._lock:
+            self.shortage = shortage(measure(self._directory), self._floors)
+            if self.shortage is None:
+                self._restore_ballast()
+            return self.shortage
+
+    def report_full(self) -> None:
+        """A write found the disk full before `check` did."""
+        self.shortage = "the disk is full"
+
+    def release_ballast(self) -> None:
+        """Gives the ballast's bytes back to whoever must write now."""
+        with self._lock:
+            self.report_full()
+            self._files.remove(self._ballast)
+
+    def _restore_ballast(self) -> None:
+        if self._floors.ballast_bytes == 0 or os.path.exists(self._ballast):
+            return
+        try:
+            self._fill_ballast()
+        except OSError:
+            # No room for it after all; the next check tries again.
+            self._files.remove(self._ballast)
+
+    def _fill_ballast(self) -> None:
+        fd = self._files.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            os.posix_fallocate(fd, 0, self._floors.ballast_bytes)
+        finally:
+            self._files.close(fd)

@@ -1,0 +1,300 @@
+"""The store itself: reads, changes, and the wiring of the parts."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Protocol
+
+from runner.errors import CorruptRecord, NotFound
+from runner.store.blobs import Blobs
+from runner.store.checkpoint import Checkpointer, CheckpointRule
+from runner.store.committer import (
+    Change,
+    Committer,
+    Create,
+    Done,
+    Durability,
+    Group,
+    SaveUser,
+    Ticket,
+    Transition,
+    Update,
+)
+from runner.store.files import Files, Layout
+from runner.store.index import Index
+from runner.store.journal import Journal
+from runner.store.query import TaskPage, TaskQuery
+from runner.store.records import RemovedUser
+from runner.store.recovery import Recovered, check_format, quarantine, recover
+from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
+from runner.store.space import Floors, Space
+from runner.store.users import User
+from runner.store.writer import Document, Pace, Version, Writer
+from runner.task import Progress, Status, Task, estimate, from_json
+
+
+class StorageInterface(Protocol):
+    """The narrow seam behind which tasks and users are kept; files first, SQL next."""
+
+    def get_user(self, user_id: str) -> User:
+        """A user record. Raises `NotFound`."""
+
+    def save_user(self, user: User) -> None:
+        """Durable when it returns."""
+
+    def get_task(self, task_id: str) -> Task:
+        """A task. Raises `NotFound`."""
+
+    def save_task(self, task: Task) -> None:
+        """Durable when it returns; replaces any earlier version."""
+
+    def query_user_tasks(self, user_id: str) -> Iterator[Task]:
+        """All tasks of one user, newest first."""
+
+
+class ScribePlace(Enum):
+    """Where files are written: in a `PROCESS` of its own, for throughput, or on a `THREAD`, for a short visit."""
+
+    PROCESS = auto()
+    THREAD = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How the store trades: what is promised, how far files may lag, when to check point, what room to keep."""
+
+    durability: Durability
+    pace: Pace
+    checkpoint: CheckpointRule
+    floors: Floors
+    scribe: ScribePlace = ScribePlace.THREAD
+
+
+class Store:
+    """Everything under the data directory that is a record. Methods may be called from any thread.
+
+    Whoever opens it must hold the owner lock.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        options: StoreOptions,
+        listener: Callable[[list[Transition]], None],
+        files: Files | None = None,
+    ) -> None:
+        self.files = files or Files()
+        self.layout = Layout(data)
+        self.index = Index(self.layout.index)
+        self.blobs = Blobs(self.files, self.layout, options.durability)
+        self.space = Space(self.files, self.layout.data, options.floors)
+        self._live: dict[str, Task | bytes] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._progress: dict[str, tuple[int, Progress]] = {}
+        self._lock = threading.Lock()
+        self._journal = Journal(self.files, self.layout.journal)
+        self._scribe_place = options.scribe
+        self.writer = Writer(self.layout, self._make_pen, options.pace, self._compact)
+        self.committer = Committer(self._journal, self, self.space, options.durability, listener)
+        self.checkpointer = Checkpointer(
+            self.files, self.layout, self._journal, self.committer, self.writer, options.checkpoint
+        )
+        self._threads: list[threading.Thread] = []
+
+    def open(self, progress: Callable[[str], None] = lambda line: None) -> Recovered:
+        """Recovers and begins to commit. `progress` is told what takes long. Raises `FormatError`."""
+        for directory in self.layout.directories:
+            self.files.make_directory(directory)
+        check_format(self.files, self.layout)
+        lock = wait_for_scribe(self.layout)
+        found = recover(self.files, self.layout, self.index, progress)
+        os.close(lock)
+        self.writer.open()
+        for task in found.live:
+            self._remember(task)
+        self._journal.open(found.last_segment + 1, found.last_seq)
+        self.space.check()
+        for name, run in (
+            ("committer", self.committer.run),
+            ("writer", self.writer.run),
+            ("checkpointer", self.checkpointer.run),
+        ):
+            thread = threading.Thread(target=run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return found
+
+    def close(self) -> None:
+        """Commits and writes all that was submitted, makes a last checkpoint, and lets go of the files."""
+        self.checkpointer.stop()
+        if self.committer.failure is None:
+            self.checkpointer.checkpoint()
+        self.committer.stop()
+        self._threads[0].join()
+        self.writer.stop()
+        for thread in self._threads:
+            thread.join()
+        self.index.close()
+        self._journal.close()
+
+    # Changes
+
+    def submit(self, changes: Sequence[Change], done: Done | None = None) -> None:
+        """Queues changes that happen together or not at all; `done` is told on the committer's thread."""
+        self.committer.submit(Group(changes, done))
+
+    def commit(self, changes: Sequence[Change]) -> Sequence[Task | None]:
+        """The same, blocking until they are durable. Raises why they were refused."""
+        ticket = Ticket()
+        self.submit(changes, ticket)
+        return ticket.wait()
+
+    def note_progress(self, task_id: str, attempt: int, progress: Progress) -> None:
+        """How far an attempt is, for readers; not durable."""
+        self._progress[task_id] = (attempt, progress)
+
+    # Reads
+
+    def get_task(self, task_id: str) -> Task:
+        """A task as it is now. Raises `NotFound`."""
+        task = self.find(task_id)
+        if task is None:
+            raise NotFound("task", task_id)
+        return task
+
+    def find(self, task_id: str) -> Task | None:
+        """A task as it is now, or None."""
+        live = self._live.get(task_id)
+        if live is not None:
+            return self._with_progress(live if isinstance(live, Task) else from_json(live))
+        ended = self.writer.find(task_id)
+        if ended is not None:
+            return ended.task if isinstance(ended, Version) else None
+        return self._read(task_id)
+
+    def live(self) -> Iterator[Task]:
+        """Every unfinished task, in no order, as of some moment during the iteration."""
+        for task_id in tuple(self._live):
+            live = self._live.get(task_id)
+            if live is not None:
+                yield live if isinstance(live, Task) else from_json(live)
+
+    @property
+    def live_count(self) -> int:
+        """How many tasks are unfinished."""
+        return len(self._live)
+
+    def list(self, query: TaskQuery) -> TaskPage:
+        """Part of the list of tasks, newest first."""
+        self.writer.flush_rows()
+        ids, cursor = self.index.page(query)
+        tasks = tuple(task for task in map(self.find, ids) if task is not None)
+        total = None if query.page is None else self.index.count(query)
+        return TaskPage.model_construct(tasks=tasks, total=total, next_cursor=cursor)
+
+    def count(self, query: TaskQuery) -> int:
+        """How many tasks match."""
+        self.writer.flush_rows()
+        return self.index.count(query)
+
+    def find_key(self, user_id: str, key: str) -> Task | None:
+        """The newest task that a user made with a unique key, or None."""
+        task_id = self._keys.get((user_id, key))
+        if task_id is None:
+            self.writer.flush_rows()
+            task_id = self.index.find_key(user_id, key)
+        return None if task_id is None else self.find(task_id)
+
+    # StorageInterface
+
+    def get_user(self, user_id: str) -> User:
+        """A user record. Raises `NotFound`."""
+        user = self.writer.find_user(user_id)
+        if isinstance(user, User):
+            return user
+        if isinstance(user, RemovedUser):
+            raise NotFound("user", user_id)
+        try:
+            return User.model_validate_json(self.files.read(self.layout.user(user_id)))
+        except FileNotFoundError:
+            raise NotFound("user", user_id) from None
+        except ValueError as error:
+            raise CorruptRecord(f"{self.layout.user(user_id)} is not a user record: {error}") from error
+
+    def save_user(self, user: User) -> None:
+        """Durable when it returns."""
+        self.commit((SaveUser(user),))
+
+    def save_task(self, task: Task) -> None:
+        """Durable when it returns; replaces any earlier version."""
+        known = self.find(task.id)
+        self.commit((Create(task) if known is None else Update(task.id, lambda _: task),))
+
+    def query_user_tasks(self, user_id: str) -> Iterator[Task]:
+        """All tasks of one user, newest first."""
+        query = TaskQuery(user_id=user_id, size=1000)
+        while True:
+            page = self.list(query)
+            yield from page.tasks
+            if page.next_cursor is None:
+                return
+            query = query.model_copy(update={"cursor": page.next_cursor})
+
+    # For the committer and the writer
+
+    def publish(self, documents: dict[str, Document], users: dict[str, User | RemovedUser]) -> None:
+        """A batch is durable: readers may see it."""
+        # What has ended is handed to the writer before it leaves memory: a reader always finds it in one of them.
+        self.writer.note(documents, users)
+        with self._lock:
+            for task_id, document in documents.items():
+                if isinstance(document, Version) and not document.task.is_terminal:
+                    self._remember(document.task)
+                else:
+                    self._forget(task_id, document)
+
+    def _make_pen(self) -> Pen:
+        if self._scribe_place is ScribePlace.PROCESS:
+            return ScribePen(self.layout)
+        return DirectPen(self.files, self.layout)
+
+    def _remember(self, task: Task) -> None:
+        self._live[task.id] = task
+        if task.unique_key is not None:
+            self._keys[task.user_id, task.unique_key] = task.id
+
+    def _forget(self, task_id: str, document: Document) -> None:
+        self._live.pop(task_id, None)
+        self._progress.pop(task_id, None)
+        if isinstance(document, Version) and document.task.unique_key is not None:
+            self._keys.pop((document.task.user_id, document.task.unique_key), None)
+
+    def _compact(self, written: Sequence[Version]) -> None:
+        """Tasks that wait are kept as JSON: a third of the memory of the object, and most of them wait for long."""
+        with self._lock:
+            for task, body in written:
+                if task.status is not Status.PROCESSING and self._live.get(task.id) is task:
+                    self._live[task.id] = body
+
+    def _with_progress(self, task: Task) -> Task:
+        attempt, progress = self._progress.get(task.id, (0, None))
+        if progress is None or attempt != task.attempt or task.status is not Status.PROCESSING:
+            return task
+        ends = estimate(task, progress, progress.updated_at or task.updated_at)
+        return task.model_copy(update={"progress": progress, "estimated_completion_at": ends})
+
+    def _read(self, task_id: str) -> Task | None:
+        path = self.layout.task(task_id)
+        try:
+            return from_json(self.files.read(path))
+        except FileNotFoundError:
+            return None
+        except CorruptRecord as error:
+            if os.path.exists(path):
+                quarantine(self.files, self.layout, path, str(error))
+            return None

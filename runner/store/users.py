@@ -1,0 +1,23 @@
+"""User records: `users/<user>.json`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class User(BaseModel):
+    """Whoever owns tasks. `metadata` is free for front ends; instants are aware UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_id: str
+    created_at: datetime
+    last_accessed: datetime
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The record as its file and the journal hold it."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
