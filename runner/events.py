@@ -224,6 +224,12 @@ class Events:
         watcher.close()
         return watcher
 
+    @property
+    def watcher_count(self) -> int:
+        """How many watchers there are."""
+        with self._index:
+            return len({*self._of_all, *(watcher for some in self._by_task.values() for watcher in some)})
+
     def unsubscribe(self, watcher: Watcher) -> None:
         """`watcher` gets nothing more; `Watcher.close` is how to ask for that."""
         with self._index:

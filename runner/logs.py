@@ -11,11 +11,12 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, TextIO
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from runner.config import LogConfig
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 MAX_FIELD_CHARACTERS: Final = 1024
 MAX_TRACEBACK_CHARACTERS: Final = 16 * 1024
@@ -29,6 +30,8 @@ _UNSAFE_BUT_LINES: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00
 
 def set_up_logs(config: LogConfig, stream: TextIO | None = None) -> None:
     """Sends every log record of the process to `stream` (stderr), as `config` says. Replaces an earlier set-up."""
+    import structlog  # a fifth of a second, which only a server can afford
+
     to = stream or sys.stderr
     handler = logging.StreamHandler(to)
     handler.setFormatter(_formatter(config, is_terminal=to.isatty()))
@@ -49,7 +52,9 @@ def escape(text: str, limit: int = MAX_FIELD_CHARACTERS, unsafe: re.Pattern[str]
     return unsafe.sub(lambda match: match[0].encode("unicode_escape").decode(), shown)
 
 
-def _shared() -> list[structlog.typing.Processor]:
+def _shared() -> list[Processor]:
+    import structlog
+
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -62,7 +67,9 @@ def _shared() -> list[structlog.typing.Processor]:
 
 
 def _formatter(config: LogConfig, *, is_terminal: bool) -> logging.Formatter:
-    renderer: structlog.typing.Processor = (
+    import structlog
+
+    renderer: Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False, default=repr)
         if config.format == "json"
         else structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=0)
@@ -73,7 +80,7 @@ def _formatter(config: LogConfig, *, is_terminal: bool) -> logging.Formatter:
     )
 
 
-def _make_safe(_logger: object, _method: str, fields: structlog.typing.EventDict) -> Mapping[str, Any]:
+def _make_safe(_logger: object, _method: str, fields: EventDict) -> Mapping[str, Any]:
     return {name: value if name.startswith("_") else _safe(name, value) for name, value in fields.items()}
 
 

@@ -26,6 +26,7 @@ from runner.web.problems import HttpProblem
 MAX_JSON_LEVELS: Final = 64
 MAX_INTEGER: Final = 2**63 - 1
 WRITE_BYTES: Final = 1 << 20
+DISCARD_BYTES: Final = 16 << 20
 
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SUSPECT_NUMBERS: Final = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{3}")
@@ -46,15 +47,23 @@ async def read_optional_json(request: Request, max_bytes: int) -> Any:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises `HttpProblem` 413 as soon as it is known to be larger than `max_bytes`."""
-    if _declared_size(request) > max_bytes:
+    """The whole body. Raises `HttpProblem` 413 where it is larger than `max_bytes`.
+
+    Too large a body is read on for a while: to close on a client that still sends is to reset the connection before it
+    has seen the answer. One that asks beforehand (`Expect: 100-continue`) is told at once.
+    """
+    if _declared_size(request) > max_bytes and "expect" in request.headers:
         raise _too_large(max_bytes)
-    body = b""
+    body, size = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-    return body
+        size += len(chunk)
+        if size <= max_bytes:
+            body += chunk
+        elif size > max_bytes + DISCARD_BYTES:
+            break
+    if size > max_bytes:
+        raise _too_large(max_bytes)
+    return bytes(body)
 
 
 def parse_json(data: bytes) -> Any:

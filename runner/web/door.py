@@ -72,7 +72,7 @@ class Door:
         if fault is None:
             await self._app(scope, receive, _signed(send, request_id))
             return
-        refusal = answer(Request(scope), fault.status_code, fault.code, fault.detail, {"Connection": "close"})
+        refusal = answer(Request(scope), fault.status_code, fault.code, fault.detail)
         await refusal(scope, receive, _signed(send, request_id))
 
 

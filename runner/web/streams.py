@@ -45,8 +45,9 @@ class StreamEndpoints:
 
     async def log(self, request: Request) -> Response:
         """`GET /tasks/{id}/log`."""
+        after = read_place(request) or 0
         task = await in_thread(self._service.get, task_id_of(request), caller_of(request).sees)
-        said = await in_thread(self._service.events.history, task.id, read_place(request) or 0)
+        said = await in_thread(self._service.events.history, task.id, after)
         return StreamingResponse(_lines(said), media_type="application/x-ndjson")
 
 

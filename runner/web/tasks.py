@@ -85,7 +85,7 @@ class TaskEndpoints:
 
     async def list(self, request: Request) -> Response:
         """`GET /tasks`."""
-        page = await in_thread(self._service.list, read_query(request))
+        page = await in_thread(self._service.list_tasks, read_query(request))
         return Response(to_json(page.tasks), headers=_page_headers(page, request), media_type=JSON)
 
     async def count(self, request: Request) -> Response:

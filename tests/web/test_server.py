@@ -1,0 +1,82 @@
+"""The server as a whole: both entrances, health, and a quick end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import httpx2
+
+from runner.web.app import create_app
+from runner.web.server import CLOSE_SECONDS, served_in_thread
+from tests.web.conftest import Served
+from tests.web.test_tasks import TASKS, submit
+
+
+def test_both_entrances_show_the_same_tasks(served: Served) -> None:
+    """One app, one service."""
+    task = submit(served)
+    assert served.socket.get(f"{TASKS}/{task['id']}").json()["id"] == task["id"]
+
+
+def test_the_socket_asks_for_no_host_name(idle: Served) -> None:
+    """No browser reaches it."""
+    assert idle.socket.get(TASKS, headers={"Host": "anything"}).status_code == 200
+
+
+def test_health_says_that_all_is_well(idle: Served) -> None:
+    """The three probes, as they are asked by people and by schedulers."""
+    assert idle.tcp.get("/live").json() == {"status": "alive"}
+    assert idle.tcp.get("/ready").json()["status"] == "ready"
+    health = idle.tcp.get("/health").json()
+    assert health["status"] == "healthy"
+    assert set(health) == {"status", "timestamp", "services", "details"}
+
+
+def test_handlers_are_described_with_their_parameters(idle: Served) -> None:
+    """The same schema that validates makes forms and help."""
+    found = {handler["name"]: handler for handler in idle.tcp.get("/api/v1/handlers").json()["handlers"]}
+    assert found["echo"]["schema"]["properties"]["times"] == {"default": 1, "title": "Times", "type": "integer"}
+    assert (found["echo"]["doc"], found["echo"]["available"]) == ("Say a text again.", True)
+    assert idle.tcp.get("/api/v1/handlers/measure").json()["accepts"] == [".txt"]
+
+
+def test_queues_are_counted(idle: Served) -> None:
+    """Each configured queue has a row, in the states of contract 001."""
+    rows = {row["queue"]: row for row in idle.tcp.get("/api/v1/queues/stats").json()}
+    assert set(rows) == {"critical", "high", "default", "low"}
+    assert {"pending", "active", "scheduled", "completed"} <= set(rows["default"])
+
+
+def test_stopping_ends_open_streams_and_long_polls(served: Served, tmp_path: Path) -> None:
+    """A watcher and a waiting client do not hold up the end of the process."""
+    task = submit(served, "wait_for", payload={"gate": str(tmp_path / "gate")})
+    path = tmp_path / "second.sock"
+    service = served.service
+    done: list[str] = []
+
+    def poll() -> None:
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://runner") as client:
+            done.append(client.get(f"{TASKS}/{task['id']}", params={"wait": 60}, timeout=60).json()["status"])
+
+    def stream() -> None:
+        with (
+            httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://runner") as client,
+            client.sse(f"{TASKS}/{task['id']}/events", timeout=60) as source,
+        ):
+            done.append([event.event for event in source][0])
+
+    with served_in_thread(create_app(service, service.config), service.events, path):
+        clients = [threading.Thread(target=poll), threading.Thread(target=stream)]
+        for client in clients:
+            client.start()
+        until = time.monotonic() + 10
+        while service.events.watcher_count < 2 and time.monotonic() < until:
+            threading.Event().wait(0.01)
+        began = time.monotonic()
+    assert time.monotonic() - began < CLOSE_SECONDS
+    for client in clients:
+        client.join()
+    assert sorted(done) == ["processing", "status"]
+    assert not path.exists()
