@@ -1,0 +1,165 @@
+"""The entries of the outbox on the disk: how one is written, refreshed, recognised and removed.
+
+    outbox/<handler>/<name>/             or outbox/@<user>/<handler>/<name>/
+        task.json      the task; once its status is final, all the rest is there
+        log.txt        what the handler said, if it said something
+        …              the outputs, as hard links where the filesystem allows
+
+An entry appears whole, by one rename. While a task runs for longer than a second it is there already; then what is in
+it is replaced a file at a time, `task.json` last. Nothing is synced: the mark says from when on to look again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from pydantic_core import to_json
+
+from runner.errors import CorruptRecord
+from runner.events import Event, Kind, TaskLogs
+from runner.intake.names import numbered
+from runner.store import Files, Layout
+from runner.task import Status, Task, from_json, to_pretty_json
+
+TASK_FILE: Final = "task.json"
+LOG_FILE: Final = "log.txt"
+DOUBT_AFTER_CRASH: Final = timedelta(seconds=60)
+"""The entries of the last minute before a crash may be missing or torn, and are looked at again."""
+
+_log = logging.getLogger(__name__)
+
+
+class Entries:
+    """Writes and removes entries. One thread."""
+
+    def __init__(self, files: Files, layout: Layout, *, link: Callable[[str, str], None]) -> None:
+        self._files = files
+        self._layout = layout
+        self._link = link
+        self._logs = TaskLogs(Path(layout.logs))
+        self._temporary = f"{layout.tmp}/.outbox-file"
+
+    def publish(self, task: Task, entry: str) -> None:
+        """The entry says how the task stands. Done again it changes nothing. Raises `OSError`."""
+        path = self._find(task, self._layout.absolute(entry))
+        found = read_task(path)
+        if found is None:
+            self._make(task, path)
+        elif found.version < task.version or not task.is_terminal:
+            self._fill(task, path)
+            self._files.replace(f"{path}/{TASK_FILE}", to_pretty_json(task), self._temporary)
+
+    def remove(self, task: Task, entry: str) -> None:
+        """The task was deleted with all that belonged to it; so is its entry, and nobody else's."""
+        path = self._layout.absolute(entry)
+        if _is_of(path, task.id):
+            self._files.remove_tree(path)
+
+    def _find(self, task: Task, path: str) -> str:
+        """Where the entry is or belongs: not at `path` only if somebody else put something there."""
+        number = 1
+        while os.path.lexists(candidate := number_entry(path, number)) and not _is_of(candidate, task.id):
+            number += 1
+        return candidate
+
+    def _make(self, task: Task, path: str) -> None:
+        private = f"{self._layout.tmp}/outbox.{task.id}"
+        if os.path.lexists(private):
+            self._files.remove_tree(private)
+        self._files.mkdir(private)
+        self._fill(task, private)
+        self._files.replace(f"{private}/{TASK_FILE}", to_pretty_json(task), self._temporary)
+        self._files.make_directory(os.path.dirname(path))
+        self._files.rename(private, path)
+
+    def _fill(self, task: Task, path: str) -> None:
+        if os.path.exists(self._layout.log(task.id)):
+            text = "".join(log_line(event) for event in self._logs.read(task.id))
+            self._files.replace(f"{path}/{LOG_FILE}", text.encode(), self._temporary)
+        if task.status is Status.COMPLETED:
+            for output in task.output_files:
+                self._place(output, path)
+
+    def _place(self, output: str, path: str) -> None:
+        below = output.split("/", 3)[-1]
+        target = f"{path}/{numbered(below, 2) if below in (TASK_FILE, LOG_FILE) else below}"
+        self._files.make_directory(os.path.dirname(target))
+        self._files.remove(target)
+        try:
+            self._link(self._layout.absolute(output), target)
+        except FileNotFoundError:
+            _log.warning("%s was removed before it could be put into the outbox", output)
+
+
+class Mark:
+    """How far the entries are complete: a small file whose instant may only be too early. One thread."""
+
+    def __init__(self, files: Files, layout: Layout) -> None:
+        self._files = files
+        self._path = f"{layout.outbox}/.published"
+        self._temporary = f"{layout.tmp}/.outbox-mark"
+        self._until: datetime | None = None
+        self.is_due = False
+
+    def note(self, task: Task) -> None:
+        """The entry of a task that ended is written."""
+        if task.completed_at is not None and (self._until is None or task.completed_at > self._until):
+            self._until = task.completed_at
+            self.is_due = True
+
+    def write(self, *, clean: bool, now: datetime) -> None:
+        """Writes what was noted, `now` if nothing was. `clean`: no entry before it is missing. Raises `OSError`."""
+        data = to_json({"until": self._until or now, "clean": clean})
+        self._files.replace(self._path, data, self._temporary)
+        self.is_due = False
+
+    def read(self) -> datetime | None:
+        """From when on entries may be missing; None where there never was an outbox."""
+        try:
+            said = json.loads(self._files.read(self._path))
+            self._until = datetime.fromisoformat(said["until"])
+            return self._until if said["clean"] else self._until - DOUBT_AFTER_CRASH
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("%s is damaged, so all entries are looked at again: %s", self._path, error)
+            return datetime.fromtimestamp(0, UTC)
+
+    def remove(self) -> None:
+        """There are to be no entries, so those of tasks that end from now on will not be missing."""
+        self._files.remove(self._path)
+
+
+def number_entry(entry: str, number: int) -> str:
+    """The entry's name for the first, `<name>.2` for the second of that name."""
+    return entry if number == 1 else f"{entry}.{number}"
+
+
+def read_task(path: str) -> Task | None:
+    """The task of an entry; None where there is none, or one that a power cut has torn."""
+    try:
+        with open(f"{path}/{TASK_FILE}", "rb") as file:
+            return from_json(file.read())
+    except (FileNotFoundError, NotADirectoryError, CorruptRecord):
+        return None
+
+
+def log_line(event: Event) -> str:
+    """One event as a line of `log.txt`."""
+    said = event.data
+    if event.kind is Kind.PROGRESS:
+        words = [f"{said.get('percentage', 0):g} %", said.get("stage"), said.get("message")]
+    else:
+        words = [said.get("level"), said.get("message")]
+    return f"{event.at:%Y-%m-%d %H:%M:%S} {' '.join(str(word) for word in words if word)}\n"
+
+
+def _is_of(path: str, task_id: str) -> bool:
+    found = read_task(path)
+    return found is not None and found.id == task_id

@@ -1,0 +1,146 @@
+"""Which folders are watched, and what a path inside them stands for.
+
+    inbox/<handler>/…            files for that handler, of the user `local`
+    inbox/<handler>/error/…      what was refused or failed; never taken from there
+    inbox/@<user>/<handler>/…    the same for another user
+    inbox/*.json                 submission documents; inbox/@<user>/*.json of that user
+    any folder of the configuration, for one handler and one user
+
+Everything here is decided from the text of a path; the disk is asked in `scan` and `readiness`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from runner.intake.admission import NAME
+from runner.intake.names import ERROR_FOLDER, Ignored
+
+LOCAL_USER: Final = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One place whose files become tasks of one handler and one user.
+
+    `path` is absolute. `payload` is laid under what a sidecar says. `settle_seconds`: how long a file must not have
+    changed; None where the absence of a writer is proof enough. `documents`: the files are submission documents, and
+    `handler` is empty.
+    """
+
+    path: str
+    handler: str
+    user_id: str = LOCAL_USER
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    settle_seconds: float | None = None
+    recursive: bool = True
+    documents: bool = False
+
+    @property
+    def error_path(self) -> str:
+        """Where its refused and failed files go."""
+        return f"{self.path}/{ERROR_FOLDER}"
+
+    def absolute(self, name: str) -> str:
+        """The path of a file below this folder."""
+        return f"{self.path}/{name}"
+
+
+class Standing(StrEnum):
+    """What a path is to the inbox."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    ERROR = "error"
+    IGNORED = "ignored"
+    STRAY = "stray"
+    OUTSIDE = "outside"
+
+
+class Place(NamedTuple):
+    """Where a path stands. `name` is the path below the folder; `rule` says why an ignored one is never taken."""
+
+    standing: Standing
+    folder: Folder | None = None
+    name: str = ""
+    rule: str = ""
+
+
+class Folders:
+    """The inbox at `root` and the `further` folders of the configuration. Pure; any thread."""
+
+    def __init__(self, root: str, ignored: Ignored, further: Sequence[Folder] = ()) -> None:
+        self.root = root
+        self.ignored = ignored
+        self.further = tuple(sorted(further, key=lambda folder: -len(folder.path)))
+        self._by_path = {folder.path: folder for folder in further}
+
+    def of_handler(self, handler: str, user_id: str = LOCAL_USER) -> Folder:
+        """The folder of the inbox where files for `handler` are dropped."""
+        below = handler if user_id == LOCAL_USER else f"@{user_id}/{handler}"
+        return self._known(f"{self.root}/{below}", handler, user_id)
+
+    def of_documents(self, user_id: str = LOCAL_USER) -> Folder:
+        """The folder where submission documents of a user are dropped."""
+        path = self.root if user_id == LOCAL_USER else f"{self.root}/@{user_id}"
+        return self._known(path, "", user_id)
+
+    def locate(self, path: str) -> Place:
+        """What `path`, absolute and without `..`, stands for. A file and a directory are told apart by the disk, so
+        whatever may be taken is a `FILE` here."""
+        for folder in self.further:
+            if path.startswith(folder.path) and path[len(folder.path) : len(folder.path) + 1] in ("/", ""):
+                return self._below(folder, path[len(folder.path) + 1 :])
+        if path == self.root:
+            return Place(Standing.FOLDER, self.of_documents())
+        if not path.startswith(f"{self.root}/"):
+            return Place(Standing.OUTSIDE)
+        return self._in_inbox(path[len(self.root) + 1 :])
+
+    def _in_inbox(self, below: str) -> Place:
+        user_id, rest = LOCAL_USER, below
+        if below[0] == "@":
+            owner, _, rest = below.partition("/")
+            user_id = owner[1:]
+            if not NAME.fullmatch(user_id):
+                return Place(Standing.IGNORED, rule=f"{owner} is not @ and the name of a user")
+            if not rest:
+                return Place(Standing.FOLDER, self.of_documents(user_id))
+        handler, _, name = rest.partition("/")
+        if handler == ERROR_FOLDER:
+            return Place(Standing.ERROR, self.of_documents(user_id), rest)
+        if not name:
+            return self._at_top(handler, user_id)
+        if rule := self.ignored.rule(handler):
+            return Place(Standing.IGNORED, rule=rule)
+        return self._below(self.of_handler(handler, user_id), name)
+
+    def _at_top(self, name: str, user_id: str) -> Place:
+        if rule := self.ignored.rule(name):
+            return Place(Standing.IGNORED, rule=rule)
+        if name.endswith(".json"):
+            return Place(Standing.FILE, self.of_documents(user_id), name)
+        return Place(Standing.STRAY, self.of_documents(user_id), name)
+
+    def _below(self, folder: Folder, name: str) -> Place:
+        if not name:
+            return Place(Standing.FOLDER, folder)
+        parts = name.split("/")
+        if parts[0] == ERROR_FOLDER:
+            return Place(Standing.ERROR, folder, name)
+        if len(parts) > 1 and not folder.recursive:
+            return Place(Standing.IGNORED, folder, name, f"{folder.path} is watched without its subfolders")
+        for part in parts:
+            if rule := self.ignored.rule(part):
+                return Place(Standing.IGNORED, folder, name, rule)
+        return Place(Standing.FILE, folder, name)
+
+    def _known(self, path: str, handler: str, user_id: str) -> Folder:
+        folder = self._by_path.get(path)
+        if folder is None:
+            folder = Folder(path, handler, user_id, documents=not handler, recursive=bool(handler))
+            self._by_path[path] = folder
+        return folder

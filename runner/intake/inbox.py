@@ -1,0 +1,269 @@
+"""The inbox: notices dropped files, and hands each one in when it is whole.
+
+A watcher hints, a scan of everything every few seconds is the truth. What either finds goes into the lane of its
+folder; from the lanes files are looked at in turn, and each is taken, held (to be looked at again), or moved to the
+error folder. Files that only the circumstances keep from being taken stay where they are, and in their lane.
+
+All of this happens on one thread, in `run`. The watcher's thread and the committer's only put notices into a queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from runner.config import InboxConfig
+from runner.handlers import Handlers
+from runner.intake.explanation import Explanation, Knowledge, explain, report
+from runner.intake.folders import Folder, Folders, Standing
+from runner.intake.holds import Holds
+from runner.intake.inspection import Inspector
+from runner.intake.lanes import Lanes
+from runner.intake.mounts import Mounts
+from runner.intake.outbox import Outbox
+from runner.intake.rounds import SOON_SECONDS, Rounds
+from runner.intake.taking import MAX_BATCH, Summary, Take, Taking
+from runner.intake.watcher import Watcher
+from runner.store import Store, Transition
+from runner.task import Source, Status
+
+MANY_HINTS: Final = 2048
+"""After more hints than this at once the kernel's queue may have overflowed: everything is scanned when they stop."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What another thread tells the inbox. `scan`: everything must be scanned, no event having announced it. `retry`:
+    what blocked a folder may be over."""
+
+    changed: frozenset[str] | set[str] = frozenset()
+    removed: frozenset[str] | set[str] = frozenset()
+    scan: bool = False
+    retry: bool = False
+    stop: bool = False
+
+
+class Inbox:
+    """Feeds `take` with dropped files. `prepare`, `start` and `close` are called once, the others from any thread.
+
+    `failed` is called on the inbox's thread if its loop ends by an error: nothing is noticed any more.
+    """
+
+    def __init__(
+        self,
+        config: InboxConfig,
+        store: Store,
+        handlers: Handlers,
+        folders: Folders,
+        outbox: Outbox,
+        take: Take,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._claim_ahead = config.claim_ahead
+        self._store = store
+        self._handlers = handlers
+        self._failed = failed
+        self.folders = folders
+        self.lanes = Lanes()
+        self.holds = Holds()
+        self.rounds = Rounds(folders, self.lanes, self.holds, Mounts(), config.rescan_seconds, config.force_polling)
+        inspector = Inspector(self.rounds.mounts, self.holds, config.settle_seconds, unfinished=self.rounds.unfinished)
+        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, take)
+        self.watcher = None if config.force_polling is True else self._make_watcher(config)
+        self._notices: SimpleQueue[Notice] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run_guarded, name="inbox", daemon=True)
+        self._roots: dict[str, tuple[int, int]] = {}
+        self._ahead = 0
+        self._is_full = False
+        self.trouble = ""
+
+    def prepare(self) -> None:
+        """Makes the folders and counts what was taken earlier; before tasks are started. Raises `OSError`."""
+        self._ahead = sum(task.source is Source.INBOX and task.status is Status.PENDING for task in self._store.live())
+        self._prepare_folders()
+
+    def start(self) -> None:
+        """Begins to take files."""
+        self._thread.start()
+        if self.watcher is not None:
+            self.watcher.start()
+
+    def close(self) -> None:
+        """Ends after the batch at hand; files stay where they are."""
+        if self.watcher is not None:
+            self.watcher.close()
+        self._notices.put(Notice(stop=True))
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def run(self) -> None:
+        """Takes files until `close`; the thread's body."""
+        while self._receive(self._seconds_to_wait()):
+            self.run_once()
+
+    def run_once(self) -> Summary:
+        """One pass: scans what is due, looks again at what is held, and takes at most one batch."""
+        now = time.monotonic()
+        found = self._scan(now) if now >= self.rounds.next_due() else 0
+        for hold in self.holds.due(now):
+            self.lanes.put_first(hold.folder, (hold.name,))
+        summary = self.taking.run_once(self._room(), now) if self._may_take() else Summary()
+        summary.found = found + self._look_into_new(now)
+        return summary
+
+    def _run_guarded(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    # What other threads tell
+
+    def hear(self, transitions: Iterable[Transition]) -> None:
+        """Tasks reached new versions. The committer's thread; quick."""
+        for before, task, removed in transitions:
+            if task.source is Source.INBOX:
+                waits = task.status is Status.PENDING and not removed
+                self._ahead += waits - (before is Status.PENDING)
+        if self._is_full and self._may_take():
+            self._notices.put(Notice())
+
+    def explain(self, path: str) -> Explanation:
+        """Why the file at `path` (absolute) is not a task, or which task it is. Any thread."""
+        return explain(path, self._knowledge(), time.monotonic())
+
+    def report(self) -> dict[str, Any]:
+        """The inbox as JSON: what waits in each folder and why, and how files are noticed. Any thread."""
+        return report(self._knowledge(), self.trouble)
+
+    def _knowledge(self) -> Knowledge:
+        return Knowledge(
+            self.folders, self.lanes, self.holds, self.rounds, self.taking, self.watcher, self._claim_ahead, self._ahead
+        )
+
+    def refresh(self) -> None:
+        """Handlers came, changed or went: their folders are made, and waiting files tried again."""
+        self._notices.put(Notice(scan=True, retry=True))
+
+    def _receive(self, timeout_seconds: float) -> bool:
+        """Waits for notices and works them into the lanes; False when it is time to stop."""
+        try:
+            notice = self._notices.get(timeout=timeout_seconds) if timeout_seconds > 0 else self._notices.get_nowait()
+            while not notice.stop:
+                self._heed(notice)
+                notice = self._notices.get_nowait()
+        except Empty:
+            return True
+        return False
+
+    def _heed(self, notice: Notice) -> None:
+        now = time.monotonic()
+        if notice.scan:
+            self.rounds.ask(now, fresh=True)
+        if notice.retry:
+            self.lanes.unblock()
+        if len(notice.changed) > MANY_HINTS:
+            self.rounds.ask(now + SOON_SECONDS)
+        if not self._roots.keys().isdisjoint(notice.removed):
+            self.rounds.ask(now)
+        for path in notice.changed:
+            self._heed_path(path)
+        for path in notice.removed:
+            if path in self.holds:
+                self.holds.release(path)
+
+    def _heed_path(self, path: str) -> None:
+        place = self.folders.locate(path)
+        if place.folder is not None:
+            self.rounds.heard(place.folder)
+            if place.standing in (Standing.FILE, Standing.STRAY):
+                self.lanes.add(place.folder, (place.name,))
+
+    # How much, and when
+
+    def _room(self) -> int:
+        return self._claim_ahead - self._ahead
+
+    def _may_take(self) -> bool:
+        """Whether fewer files than `claim_ahead` wait as tasks. Once that was reached, it waits for room for a batch
+        worth its commit."""
+        if self._room() <= 0:
+            self._is_full = True
+        # Read again: room made before the flag was up has not been announced, and is seen here.
+        if self._is_full and self._room() >= min(MAX_BATCH, self._claim_ahead + 1) // 2:
+            self._is_full = False
+        return not self._is_full
+
+    def _seconds_to_wait(self) -> float:
+        now = time.monotonic()
+        self.rounds.is_watching = self.watcher is not None and self.watcher.is_watching
+        due = [self.rounds.next_due()]
+        if (hold := self.holds.next_due()) is not None:
+            due.append(hold)
+        if self._may_take() and (lane := self.lanes.next_due(now)) is not None:
+            pause = self.taking.pause
+            due.append(max(lane, pause.until) if pause else lane)
+        return max(min(due) - now, 0.0)
+
+    # Folders
+
+    def _make_watcher(self, config: InboxConfig) -> Watcher:
+        return Watcher(
+            self._existing_roots,
+            lambda changed, removed: self._notices.put(Notice(changed, removed)),
+            lambda: self._notices.put(Notice(scan=True)),
+            step_ms=config.watch_step_ms,
+            debounce_ms=config.watch_debounce_ms,
+        )
+
+    def _existing_roots(self) -> list[str]:
+        paths = [self.folders.root, *(folder.path for folder in self.folders.further)]
+        return [path for path in paths if os.path.isdir(path)]
+
+    def _scan(self, now: float) -> int:
+        try:
+            self._prepare_folders()
+            self.trouble = ""
+        # The disk may be read-only or away for a while; that is no fault of the files, and the next scan tries again.
+        except OSError as error:
+            self.trouble = f"the inbox cannot be prepared: {error}"
+            _log.warning("%s", self.trouble)
+        return self.rounds.run_once(now)
+
+    def _prepare_folders(self) -> None:
+        """The inbox and a folder for each handler exist; the watch is on the folders that are there now."""
+        files = self._store.files
+        files.make_directory(self.folders.root)
+        for handler in self._handlers:
+            files.make_directory(self.folders.of_handler(handler.name).path)
+        roots = {path: _identity(path) for path in self._existing_roots()}
+        if self.watcher is not None and self._roots and roots != self._roots:
+            self.watcher.restart()
+        self._roots = roots
+
+    def _look_into_new(self, now: float) -> int:
+        """Directories that appeared: what was in them before the watch reached them, no event tells."""
+        new, self.taking.new_directories = self.taking.new_directories, []
+        if new:
+            self.rounds.ask(now + SOON_SECONDS)
+        return sum(self._look_into(folder, name) for folder, name in new)
+
+    def _look_into(self, folder: Folder, name: str) -> int:
+        if not folder.documents:
+            return self.rounds.look_into(folder, name)
+        place = self.folders.locate(f"{folder.absolute(name)}/")
+        return self.rounds.look_into(place.folder, "") if place.folder is not None else 0
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,202 @@
+"""One look at a file in a watched folder, and all that follows from it without changing anything.
+
+A finding is one of: `Ready` (take it now), `Held` (look again later), `Refusal` (never as it is), `Inner` (it is a
+directory), `GONE`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import groupby
+from typing import Any, Final
+
+from runner.errors import InvalidSubmission
+from runner.intake.folders import Folder
+from runner.intake.holds import WHY_OF_STATE, Holds, Why
+from runner.intake.mounts import Mounts
+from runner.intake.names import shown
+from runner.intake.readiness import (
+    Decision,
+    Patience,
+    Sighting,
+    State,
+    Watched,
+    decide,
+    look,
+    open_folder,
+)
+from runner.intake.sidecar import SUFFIX, partner_of, read_object, sidecar_of
+
+
+@dataclass(slots=True)
+class Ready:
+    """A whole file. `payload`: what its sidecar, or the document, says. `sidecar`: the sidecar's name, if any."""
+
+    folder: Folder
+    name: str
+    seen: Sighting
+    payload: dict[str, Any] | None = None
+    sidecar: str | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """A file that is not to be taken yet. `watched` and `beside` are what is known of it and of its sidecar."""
+
+    why: Why
+    reason: str
+    watched: Watched | None = None
+    beside: Watched | None = None
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A file that cannot be taken as it is."""
+
+    code: str
+    problems: tuple[str, ...]
+    sidecar: str | None = None
+
+
+@dataclass(slots=True)
+class Inner:
+    """A directory: its files are to be looked at."""
+
+
+class Gone(Enum):
+    """The file is not there any more."""
+
+    GONE = "gone"
+
+
+GONE: Final = Gone.GONE
+Finding = Ready | Held | Refusal | Inner | Gone
+
+
+@dataclass(slots=True)
+class Inspector:
+    """Looks at files. One thread. `unfinished`: inodes, by folder path, that scans saw under names never taken."""
+
+    mounts: Mounts
+    holds: Holds
+    settle_seconds: float
+    uid: int = field(default_factory=os.geteuid)
+    unfinished: dict[str, set[int]] = field(default_factory=dict)
+
+    def inspect(self, folder: Folder, names: Iterable[str], now: float) -> Iterator[tuple[str, Finding]]:
+        """What is found of each file of a folder; `now` is an instant of the monotonic clock."""
+        for below, group in groupby(names, _directory_of):
+            group_names = list(group)
+            try:
+                fd = open_folder(folder.path, below)
+            except FileNotFoundError:
+                yield from ((name, GONE) for name in group_names)
+            except OSError as error:
+                yield from ((name, _unreadable(error)) for name in group_names)
+            else:
+                yield from self._inspect_directory(fd, folder, group_names, now)
+
+    def _inspect_directory(
+        self, fd: int, folder: Folder, names: list[str], now: float
+    ) -> Iterator[tuple[str, Finding]]:
+        try:
+            for name in names:
+                yield name, self._inspect_file(fd, folder, name, now)
+        finally:
+            os.close(fd)
+
+    def _inspect_file(self, fd: int, folder: Folder, name: str, now: float) -> Finding:
+        base = name.rpartition("/")[2]
+        try:
+            seen = look(fd, base)
+        except FileNotFoundError:
+            return GONE
+        except OSError as error:
+            return _unreadable(error)
+        if stat.S_ISDIR(seen.mode):
+            return Inner()
+        partner = None if folder.documents else partner_of(base)
+        if partner is not None and stat.S_ISREG(seen.mode):
+            return _wait_for_file(fd, partner)
+        return self._judge(fd, Ready(folder, name, seen), now)
+
+    def _judge(self, fd: int, file: Ready, now: float) -> Finding:
+        hold = self.holds.find(file.folder.absolute(file.name))
+        decision, watched = self._decide(file.folder, file.seen, hold.watched if hold else None, now)
+        if decision.state is State.READY:
+            return self._read_beside(fd, file, Held(Why.WRITING, "", watched, hold.beside if hold else None), now)
+        if decision.state is State.REFUSED:
+            return Refusal("not_a_file", (decision.reason,))
+        return Held(WHY_OF_STATE[decision.state], decision.reason, watched)
+
+    def _decide(
+        self, folder: Folder, seen: Sighting, watched: Watched | None, now: float
+    ) -> tuple[Decision, Watched | None]:
+        if watched is not None:
+            watched.look(seen, now)
+        patience = Patience(self.settle_seconds, folder.settle_seconds)
+        trust = self.mounts.trust(seen.device)
+        renamed = seen.inode in self.unfinished.get(folder.path, ())
+        decision = decide(seen, watched, now, patience=patience, trust=trust, renamed=renamed, uid=self.uid)
+        if watched is None and decision.state is not State.READY:
+            watched = Watched.begin(seen, now)
+        return decision, watched
+
+    def _read_beside(self, fd: int, ready: Ready, held: Held, now: float) -> Finding:
+        """The file is whole: what its sidecar says, if it has one, or what it says itself as a document.
+        `held`: how it would be held."""
+        base = ready.name.rpartition("/")[2]
+        if ready.folder.documents:
+            return _read_document(fd, ready, base)
+        beside = sidecar_of(base)
+        if partner_of(beside) is None or not os.access(beside, os.F_OK, dir_fd=fd, follow_symlinks=False):
+            return ready
+        return self._read_sidecar(fd, ready, beside, held, now)
+
+    def _read_sidecar(self, fd: int, ready: Ready, beside: str, held: Held, now: float) -> Finding:
+        sidecar = sidecar_of(ready.name)
+        try:
+            seen = look(fd, beside)
+            decision, held.beside = self._decide(ready.folder, seen, held.beside, now)
+            if decision.state is State.REFUSED:
+                return Refusal("not_a_file", (f"{shown(beside)}: {decision.reason}",), sidecar)
+            if decision.state is not State.READY:
+                held.why = WHY_OF_STATE[decision.state]
+                held.reason = f"its parameters in {shown(beside)} are not ready: {decision.reason}"
+                return held
+            ready.payload, ready.sidecar = read_object(fd, beside), sidecar
+        except InvalidSubmission as error:
+            return Refusal(error.code, tuple(f"{shown(beside)} {problem}" for problem in error.problems), sidecar)
+        except OSError as error:
+            return _unreadable(error)
+        return ready
+
+
+def _wait_for_file(fd: int, partner: str) -> Held:
+    if os.access(partner, os.F_OK, dir_fd=fd, follow_symlinks=False):
+        return Held(Why.PARTNER, f"it holds the parameters of {shown(partner)} and is taken with it")
+    return Held(Why.FILE, f"it holds the parameters of {shown(partner)}, which is not there yet")
+
+
+def _read_document(fd: int, ready: Ready, base: str) -> Finding:
+    if not base.endswith(SUFFIX):
+        return Held(Why.STRAY, "it lies beside the handlers' folders, not in one of them")
+    try:
+        ready.payload = read_object(fd, base)
+    except InvalidSubmission as error:
+        return Refusal(error.code, tuple(f"the document {problem}" for problem in error.problems))
+    except OSError as error:
+        return _unreadable(error)
+    return ready
+
+
+def _unreadable(error: OSError) -> Held:
+    return Held(Why.UNREADABLE, f"it cannot be read: {error.strerror}")
+
+
+def _directory_of(name: str) -> str:
+    return name.rpartition("/")[0]

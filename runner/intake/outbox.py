@@ -1,0 +1,300 @@
+"""The outbox: for every dropped file a folder with what became of it, so that a person needs nothing but folders.
+
+The entry's name is settled when the file is taken and kept in the task (`drop.outbox`), so that whatever is done again
+after a crash lands in the same place: `<name>`, or `<name>.2` where that is taken. What a failed task was made from
+goes back to the error folder of its inbox. How an entry looks is in `entries`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from pydantic_core import to_json
+
+from runner.config import OutboxConfig
+from runner.intake.entries import Entries, Mark, number_entry
+from runner.intake.folders import LOCAL_USER, Folder, Folders
+from runner.intake.names import is_plain, path_of, text_of, with_suffix
+from runner.intake.rejects import Reject, Rejects, problems_of_task
+from runner.store import Layout, Store, TaskQuery, Transition
+from runner.store.query import MAX_PAGE_SIZE
+from runner.task import Drop, Source, Status, Task
+
+LIVE_AFTER_SECONDS: Final = 1.0
+"""A task that runs for so long gets its entry while it runs, refreshed as often."""
+RETRY_SECONDS: Final = 5.0
+MAX_BATCH: Final = 1024
+MAX_FAILED: Final = 10_000
+NOT_TAKEN: Final = "input_missing"
+"""The code of a task whose file was changed or gone when it was to be taken: what is in the inbox now is another."""
+_LONGEST_PART: Final = 200
+"""Leaves room for a number behind a name."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one pass did: entries of ended tasks, and of running ones."""
+
+    ended: int = 0
+    refreshed: int = 0
+
+
+class Names:
+    """Gives out the names of entries. `reserve` on the inbox's thread, `release` on any."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._reserved: set[str] = set()
+
+    def reserve(self, folder: Folder, name: str, handler: str) -> str:
+        """The entry for a file about to be taken, relative to the data directory."""
+        owner = "" if folder.user_id == LOCAL_USER else f"@{folder.user_id}/"
+        parts = [with_suffix(part, "", _LONGEST_PART) for part in text_of(name).split("/")]
+        entry = f"outbox/{owner}{handler}/{'/'.join(parts)}"
+        if self._is_taken(entry):
+            entry = number_entry(entry, self._free_number(entry))
+        self._reserved.add(entry)
+        return entry
+
+    def keep(self, entries: Iterable[str]) -> None:
+        """These are given out already, to tasks from before the start."""
+        self._reserved.update(entries)
+
+    def release(self, entry: str | None) -> None:
+        """From here on the disk says whether it is taken."""
+        if entry is not None:
+            self._reserved.discard(entry)
+
+    def _is_taken(self, entry: str) -> bool:
+        return entry in self._reserved or os.path.lexists(self._layout.absolute(entry))
+
+    def _free_number(self, entry: str) -> int:
+        """A free one above 1, by doubling and halving: a name that comes ten thousand times costs some 28 looks."""
+        taken, free = 1, 2
+        while self._is_taken(number_entry(entry, free)):
+            taken, free = free, free * 2
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if self._is_taken(number_entry(entry, middle)) else (taken, middle)
+        return free
+
+
+class Outbox:
+    """Writes entries in a thread of its own. `hear` is told of transitions and only queues them."""
+
+    def __init__(
+        self,
+        config: OutboxConfig,
+        store: Store,
+        folders: Folders,
+        flush_logs: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._enabled = config.enabled
+        self._store = store
+        self._layout = store.layout
+        self._folders = folders
+        self._flush_logs = flush_logs
+        self._clock = clock
+        files, layout = store.files, store.layout
+        self._names = Names(layout)
+        self._entries = Entries(files, layout, link=files.link_or_copy if config.link == "hard" else files.copy)
+        self._mark = Mark(files, layout)
+        self._rejects = Rejects(files, f"{layout.tmp}/.outbox-reason")
+        self._news: SimpleQueue[Transition | None] = SimpleQueue()
+        self._running: dict[str, tuple[Task, float]] = {}
+        self._failed: dict[str, Task] = {}
+        self._next_live = self._next_retry = 0.0
+        self._thread = threading.Thread(target=self.run, name="outbox", daemon=True)
+        self.failure: OSError | None = None
+
+    def reserve(self, folder: Folder, name: str, handler: str) -> str | None:
+        """The entry for a file about to be taken; None if there is to be none. The inbox's thread."""
+        return self._names.reserve(folder, name, handler) if self._enabled and is_plain(handler) else None
+
+    def release(self, entry: str | None) -> None:
+        """The file was not taken after all."""
+        self._names.release(entry)
+
+    def hear(self, transitions: Iterable[Transition]) -> None:
+        """Tasks reached new versions. The committer's thread; quick."""
+        for transition in transitions:
+            if transition.task.drop is not None:
+                self._news.put(transition)
+
+    def recover(self) -> int:
+        """Before anything is taken: the names that live tasks have are reserved, and the entries that a crash
+        prevented are written. Returns how many ended tasks were looked at."""
+        self._names.keep(task.drop.outbox for task in self._store.live() if task.drop and task.drop.outbox)
+        if not self._enabled:
+            self._mark.remove()
+            return 0
+        since = self._mark.read()
+        ended = [task for task in self._ended_since(since) if task.drop] if since else []
+        for task in ended:
+            self._settle(task)
+        self._mark.write(clean=False, now=datetime.now(UTC))
+        return len(ended)
+
+    def _ended_since(self, since: datetime) -> Iterator[Task]:
+        query = TaskQuery(source=Source.INBOX, completed_after=since, size=MAX_PAGE_SIZE)
+        while True:
+            page = self._store.list(query)
+            yield from page.tasks
+            if page.next_cursor is None:
+                return
+            query = query.model_copy(update={"cursor": page.next_cursor})
+
+    def start(self) -> None:
+        """Begins to write entries."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Writes what is left and ends the thread."""
+        self._news.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def run(self) -> None:
+        """Writes entries until `close`; the thread's body."""
+        goes_on = True
+        while goes_on:
+            batch, goes_on = self._next_batch()
+            self.run_once(batch)
+        self._write_mark(clean=True)
+
+    def run_once(self, transitions: Sequence[Transition]) -> Summary:
+        """Deals with a batch of news, with running tasks, and with what failed before, as far as that is due."""
+        now = self._clock()
+        ended = [*self._sort(transitions, now), *self._take_failed(now)]
+        if ended:
+            self._flush_logs()
+        for task in ended:
+            self._settle(task)
+        refreshed = self._refresh_running(now)
+        if self._news.empty():
+            self._write_mark(clean=False)
+        return Summary(len(ended), refreshed)
+
+    def _next_batch(self) -> tuple[list[Transition], bool]:
+        batch: list[Transition] = []
+        try:
+            news = self._news.get(timeout=LIVE_AFTER_SECONDS if self._running or self._failed else None)
+            while news is not None and len(batch) < MAX_BATCH:
+                batch.append(news)
+                news = self._news.get_nowait()
+        except Empty:
+            return batch, True
+        if news is not None:
+            batch.append(news)
+        return batch, news is not None
+
+    def _sort(self, transitions: Iterable[Transition], now: float) -> list[Task]:
+        """The tasks that ended, once each; what runs is remembered, what was deleted is removed."""
+        ended: dict[str, Task] = {}
+        for _, task, removed in transitions:
+            if task.status is Status.PROCESSING and not removed:
+                self._running[task.id] = task, self._running.get(task.id, (task, now))[1]
+                continue
+            self._running.pop(task.id, None)
+            if removed:
+                ended.pop(task.id, None)
+                self._remove(task)
+            elif task.is_terminal:
+                ended[task.id] = task
+        return list(ended.values())
+
+    def _take_failed(self, now: float) -> list[Task]:
+        if not self._failed or now < self._next_retry:
+            return []
+        failed, self._failed = self._failed, {}
+        return list(failed.values())
+
+    def _settle(self, task: Task) -> None:
+        entry = task.drop.outbox if task.drop else None
+        if task.status is Status.FAILED and not task.attempts and task.error and task.error.code == NOT_TAKEN:
+            self._names.release(entry)
+            return
+        try:
+            if task.status is Status.FAILED:
+                self._give_back(task)
+            if self._enabled and entry is not None:
+                self._entries.publish(task, entry)
+        # Around one dropped file: its folder may be full, read-only or gone, and the others must not wait for it.
+        except OSError as error:
+            self._note_failure(task, error)
+        else:
+            self._mark.note(task)
+            self._names.release(entry)
+
+    def _note_failure(self, task: Task, error: OSError) -> None:
+        if self.failure is None or str(self.failure) != str(error):
+            _log.warning("the outbox entry of task %s cannot be written; trying again: %s", task.id, error)
+        self.failure = error
+        self._next_retry = self._clock() + RETRY_SECONDS
+        # What no longer fits is found again at the next start, because the mark stays before it.
+        if len(self._failed) < MAX_FAILED:
+            self._failed[task.id] = task
+
+    def _refresh_running(self, now: float) -> int:
+        if now < self._next_live or not self._enabled:
+            return 0
+        self._next_live = now + LIVE_AFTER_SECONDS
+        long_running = [task for task, since in self._running.values() if now - since >= LIVE_AFTER_SECONDS]
+        if long_running:
+            self._flush_logs()
+        for task in long_running:
+            self._refresh(task)
+        return len(long_running)
+
+    def _refresh(self, task: Task) -> None:
+        try:
+            now = self._store.find(task.id)
+            if now is not None and now.drop and now.drop.outbox and not now.is_terminal:
+                self._entries.publish(now, now.drop.outbox)
+        except OSError as error:
+            self.failure = error
+
+    def _remove(self, task: Task) -> None:
+        self._failed.pop(task.id, None)
+        if task.drop and task.drop.outbox:
+            self._names.release(task.drop.outbox)
+            self._entries.remove(task, task.drop.outbox)
+
+    def _write_mark(self, *, clean: bool) -> None:
+        if not self._enabled or self._failed or not (clean or self._mark.is_due):
+            return
+        try:
+            self._mark.write(clean=clean, now=datetime.now(UTC))
+        except OSError as error:
+            self.failure = error
+        else:
+            self.failure = None
+
+    def _give_back(self, task: Task) -> None:
+        """What a failed task was made from lies in the error folder too."""
+        drop = task.drop
+        place = self._folders.locate(self._layout.absolute(path_of(drop.path, drop.raw))) if drop else None
+        if drop is None or place is None or place.folder is None or task.error is None:
+            return
+        reject = Reject(place.folder, place.name, task.error.code, problems_of_task(task), task.id)
+        if place.folder.documents:
+            self._rejects.explain(reject, datetime.now(UTC))
+            return
+        source = self._layout.absolute(task.input_files[0]) if task.input_files else None
+        if source and os.path.exists(source) and not self._rejects.is_back(reject, source):
+            self._rejects.give_back(reject, source, _parameters(task, drop), datetime.now(UTC))
+
+
+def _parameters(task: Task, drop: Drop) -> bytes | None:
+    return to_json(task.payload, indent=2) + b"\n" if drop.sidecar is not None else None

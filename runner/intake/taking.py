@@ -1,0 +1,247 @@
+"""Taking dropped files: each batch is looked at, handed in as one, and each file's fate settled by the answer.
+
+A refusal that is the file's own fault moves it to the error folder. A limit, a handler that does not load, a full
+disk are nobody's fault here: the files stay in their lane, and the folder or the whole inbox waits with back-off.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from runner.errors import InvalidSubmission, LimitReached, RunnerError, Unavailable, UnknownHandler
+from runner.handlers import Handlers
+from runner.intake.admission import Origin, Submission
+from runner.intake.claims import Claims
+from runner.intake.folders import Folder
+from runner.intake.holds import Hold, Why, next_look
+from runner.intake.inspection import Finding, Gone, Held, Inner, Inspector, Ready, Refusal
+from runner.intake.lanes import Lanes
+from runner.intake.names import is_utf8, shown
+from runner.intake.outbox import Outbox
+from runner.intake.rejects import Reject, Rejects, problems_of
+from runner.intake.sidecar import sidecar_of
+from runner.store import Store
+from runner.task import Status, Task
+
+MAX_BATCH: Final = 512
+SIDECAR_GRACE_SECONDS: Final = 2.0
+"""A file whose payload does not suffice waits so long for its sidecar, in case the two are being copied."""
+REMEMBERED: Final = 10_000
+"""So many taken files are remembered by their path, for `why`."""
+
+Take = Callable[[Sequence[tuple[Submission, Origin]]], Sequence[Task | RunnerError]]
+"""Hands in a batch, each on its own, durable when it returns: for each its task, or why there is none."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one pass did, in files. `found`: new ones that a scan brought to light."""
+
+    taken: int = 0
+    refused: int = 0
+    held: int = 0
+    found: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why nothing at all is taken, until an instant of the monotonic clock."""
+
+    code: str
+    reason: str
+    until: float
+
+
+@dataclass(slots=True)
+class Claim:
+    """A file on its way in."""
+
+    file: Ready
+    entry: str | None
+    drop: tuple[Submission, Origin]
+
+
+class Taking:
+    """From the lanes to `take`. One thread; `pause` and `taken` (path → task id) may be read by any."""
+
+    def __init__(
+        self,
+        store: Store,
+        handlers: Handlers,
+        lanes: Lanes,
+        inspector: Inspector,
+        outbox: Outbox,
+        take: Take,
+    ) -> None:
+        self._files = store.files
+        self._handlers = handlers
+        self._lanes = lanes
+        self._holds = inspector.holds
+        self._inspector = inspector
+        self._claims = Claims(store.layout.data)
+        self._rejects = Rejects(store.files, f"{store.layout.tmp}/.inbox-reason")
+        self._outbox = outbox
+        self._take = take
+        self.pause: Pause | None = None
+        self.taken: OrderedDict[str, str] = OrderedDict()
+        self.new_directories: list[tuple[Folder, str]] = []
+
+    def run_once(self, limit: int, now: float) -> Summary:
+        """Takes at most `limit` files, at most one batch. `now`: seconds of the monotonic clock."""
+        summary = Summary()
+        if self.pause is not None and now < self.pause.until:
+            return summary
+        ready: list[Ready] = []
+        for folder, names in self._lanes.next(min(limit, MAX_BATCH), now):
+            if self._is_served(folder, names, now):
+                ready += self._inspect(folder, names, now, summary)
+        if ready:
+            self._hand_in(ready, now, summary)
+        return summary
+
+    def _is_served(self, folder: Folder, names: list[str], now: float) -> bool:
+        if folder.documents:
+            return True
+        try:
+            self._handlers.get(folder.handler)
+        except UnknownHandler as error:
+            self._lanes.put_first(folder, names)
+            self._lanes.block(folder, error.code, str(error), now)
+            return False
+        return True
+
+    def _inspect(self, folder: Folder, names: list[str], now: float, summary: Summary) -> list[Ready]:
+        ready = []
+        for name, finding in self._inspector.inspect(folder, names, now):
+            if isinstance(finding, Ready):
+                ready.append(finding)
+            else:
+                self._settle(folder, name, finding, now, summary)
+        return ready
+
+    def _settle(self, folder: Folder, name: str, finding: Finding, now: float, summary: Summary) -> None:
+        """What becomes of a file that is not to be handed in."""
+        if isinstance(finding, Held):
+            self._hold(folder, name, finding, now, summary)
+        elif isinstance(finding, Refusal):
+            self._reject(Reject(folder, name, finding.code, finding.problems), finding.sidecar, now, summary)
+        elif isinstance(finding, Inner):
+            self.new_directories.append((folder, name))
+        elif isinstance(finding, Gone):
+            self._holds.release(folder.absolute(name))
+
+    def _hold(self, folder: Folder, name: str, held: Held, now: float, summary: Summary) -> None:
+        hold = self._holds.find(folder.absolute(name))
+        if hold is None or hold.why is not held.why:
+            first_seen = hold.first_seen if hold else now
+            since = hold.since if hold else datetime.now(UTC)
+            hold = Hold(folder, name, held.why, held.reason, since, first_seen)
+        hold.reason, hold.watched, hold.beside = held.reason, held.watched, held.beside
+        settle_seconds = folder.settle_seconds or self._inspector.settle_seconds
+        self._holds.keep(hold, next_look(self._holds, hold, now, settle_seconds))
+        summary.held += 1
+
+    def _hand_in(self, ready: list[Ready], now: float, summary: Summary) -> None:
+        claims = [claim for file in ready if (claim := self._claim(file, now, summary)) is not None]
+        if not claims:
+            return
+        answers = self._take([claim.drop for claim in claims])
+        self.pause = None
+        for claim, answer in zip(claims, answers, strict=True):
+            if isinstance(answer, Task):
+                self._note_taken(claim, answer, summary)
+            else:
+                self._outbox.release(claim.entry)
+                self._note_refused(claim.file, answer, now, summary)
+
+    def _claim(self, file: Ready, now: float, summary: Summary) -> Claim | None:
+        handler = file.folder.handler or str((file.payload or {}).get("type", ""))
+        entry = self._outbox.reserve(file.folder, file.name, handler)
+        try:
+            return Claim(file, entry, self._claims.make(file, entry))
+        except InvalidSubmission as error:
+            self._outbox.release(entry)
+            self._note_refused(file, error, now, summary)
+            return None
+
+    def _wait(self, error: Unavailable, now: float) -> None:
+        """Nothing can be taken now: all folders wait."""
+        if self.pause is None:
+            _log.warning("no file is taken from the inbox until this is over: %s", error)
+        self.pause = Pause(error.code, str(error), now + error.retry_after_seconds)
+
+    def _note_taken(self, claim: Claim, task: Task, summary: Summary) -> None:
+        file = claim.file
+        path = file.folder.absolute(file.name)
+        self._holds.release(path)
+        if file.sidecar is not None:
+            self._forget_sidecar(file.folder.absolute(file.sidecar))
+        self._lanes.clear(file.folder)
+        if task.status is Status.FAILED:
+            # It changed or went between the look and the rename; whatever lies there now is looked at anew.
+            self._lanes.add(file.folder, (file.name,))
+            return
+        self.taken[path] = task.id
+        if len(self.taken) > REMEMBERED:
+            self.taken.popitem(last=False)
+        self._rejects.forget(file.folder, file.name)
+        summary.taken += 1
+
+    def _forget_sidecar(self, path: str) -> None:
+        self._holds.release(path)
+        if not is_utf8(path):
+            # The task cannot name it exactly, so whoever took the input could not remove it.
+            self._files.remove(path)
+
+    def _note_refused(self, file: Ready, error: RunnerError, now: float, summary: Summary) -> None:
+        if self._is_circumstance(file, error, now):
+            self._lanes.put_first(file.folder, (file.name,))
+        elif self._may_get_a_sidecar(file, error, now):
+            reason = f"its parameters do not suffice, and no {shown(sidecar_of(file.name))} is there: {error}"
+            self._hold(file.folder, file.name, Held(Why.PARAMETERS, reason), now, summary)
+        else:
+            problems = problems_of(error)
+            self._reject(Reject(file.folder, file.name, error.code, problems), file.sidecar, now, summary)
+
+    def _is_circumstance(self, file: Ready, error: RunnerError, now: float) -> bool:
+        """Whether the file is not at fault; then its folder, or everything, waits."""
+        if isinstance(error, Unavailable):
+            self._wait(error, now)
+        elif isinstance(error, LimitReached):
+            self._lanes.block(file.folder, error.code, str(error), now, error.retry_after_seconds)
+        elif isinstance(error, UnknownHandler) and not file.folder.documents:
+            self._lanes.block(file.folder, error.code, str(error), now)
+        else:
+            return False
+        return True
+
+    def _may_get_a_sidecar(self, file: Ready, error: RunnerError, now: float) -> bool:
+        if file.sidecar is not None or file.folder.documents or not isinstance(error, InvalidSubmission):
+            return False
+        if not any(problem.pointer.startswith("/payload") for problem in error.problems):
+            return False
+        hold = self._holds.find(file.folder.absolute(file.name))
+        return hold is None or now - hold.first_seen < SIDECAR_GRACE_SECONDS
+
+    def _reject(self, reject: Reject, sidecar: str | None, now: float, summary: Summary) -> None:
+        try:
+            self._rejects.move(reject, datetime.now(UTC), sidecar)
+        except FileNotFoundError:
+            self._holds.release(reject.folder.absolute(reject.name))
+        # Around one dropped file: the folder may be read-only or full, and the others must not wait for it.
+        except OSError as error:
+            reason = f"it is refused ({'; '.join(reject.problems)}) and cannot be moved aside: {error.strerror}"
+            self._hold(reject.folder, reject.name, Held(Why.UNREADABLE, reason), now, summary)
+        else:
+            self._holds.release(reject.folder.absolute(reject.name))
+            if sidecar is not None:
+                self._holds.release(reject.folder.absolute(sidecar))
+            summary.refused += 1
+            _log.info("%s was not taken: %s", reject.folder.absolute(reject.name), "; ".join(reject.problems))
