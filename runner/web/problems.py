@@ -121,7 +121,8 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     """The answer to what the router and the door refuse."""
     assert isinstance(error, HTTPException)
     code = error.code if isinstance(error, HttpProblem) else HTTPStatus(error.status_code).name.lower()
-    return answer(request, error.status_code, code, error.detail, error.headers)
+    detail = f"there is nothing at {request.url.path}" if error.detail == HTTPStatus.NOT_FOUND.phrase else error.detail
+    return answer(request, error.status_code, code, detail, error.headers)
 
 
 async def answer_disconnect(_request: Request, _error: Exception) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,8 +29,9 @@ KEEP_ALIVE_SECONDS: Final = 5
 class Server(uvicorn.Server):
     """uvicorn, which ends streams when it is told to stop, and then returns rather than raising the signal again."""
 
-    def __init__(self, app: ASGIApp, events: Events) -> None:
+    def __init__(self, app: ASGIApp, events: Events, announce: Callable[[], None] = lambda: None) -> None:
         self._events = events
+        self._announce = announce
         super().__init__(
             uvicorn.Config(
                 app,
@@ -50,6 +51,11 @@ class Server(uvicorn.Server):
         """Stops at the first signal; a second Ctrl+C waits for nothing."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to serve, and says so: from here on signals end it cleanly."""
+        await super().startup(sockets)
+        self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Hangs up on whoever listens to a stream, then closes what is left."""

@@ -65,7 +65,8 @@ def test_stopping_ends_open_streams_and_long_polls(served: Served, tmp_path: Pat
             httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://runner") as client,
             client.sse(f"{TASKS}/{task['id']}/events", timeout=60) as source,
         ):
-            done.append([event.event for event in source][0])
+            events = list(source)
+            done.append(events[0].event)
 
     with served_in_thread(create_app(service, service.config), service.events, path):
         clients = [threading.Thread(target=poll), threading.Thread(target=stream)]

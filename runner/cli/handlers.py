@@ -1,0 +1,158 @@
+"""`handlers`, `run` and `new`: the user's own functions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli.connection import connect
+from runner.cli.exits import Exit
+from runner.cli.options import Options, common_options
+from runner.cli.output import print_error, print_fields, print_json, print_note, print_table, safe
+
+if TYPE_CHECKING:
+    from runner.execute.once import Run
+
+
+@click.command()
+@click.argument("name", required=False)
+@common_options
+def handlers(options: Options, name: str | None) -> None:
+    """List the handlers, or show one of them: its parameters and options."""
+    with connect(options) as api:
+        found = api.get(f"/handlers/{name}" if name else "/handlers")
+    if name:
+        return print_handler(options, found)
+    if options.as_json:
+        return print_json(found)
+    print_table(("handler", "accepts", "queue", "timeout", "", ""), map(_row, found["handlers"]))
+    for failure in found["errors"]:
+        print_error(f"{failure['path']}:{failure['line'] or 1}: {failure['message']}")
+    return None
+
+
+@click.command()
+@click.argument("name")
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; its value is JSON or text.")
+@click.option("--payload", metavar="JSON", help="All parameters as one JSON object; @FILE reads it from a file.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where outputs go. Default: ./NAME-output.")
+@common_options
+def run(
+    options: Options, name: str, files: tuple[Path, ...], settings: tuple[str, ...], payload: str | None,
+    output: Path | None,
+) -> int:  # fmt: skip
+    """Run one handler here and now, without a server: the way to develop one."""
+    from runner.cli.submit import read_payload
+    from runner.execute.once import run_once
+    from runner.handlers import Handlers
+
+    config = options.load_config()
+    found = Handlers(Path(config.handlers_dir), config.handlers)
+    found.load()
+    outcome = run_once(
+        found.get(name),
+        [path.absolute() for path in files],
+        read_payload(payload, settings),
+        output_dir=output or Path(f"{name}-output"),
+        config=config.handlers[name].config if name in config.handlers else {},
+        say=print_note,
+    )
+    return _print_run(options, outcome)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--tests", type=click.Path(path_type=Path), help="Where the test goes. Default: ./tests.")
+@click.option("--no-test", is_flag=True, help="Only the handler.")
+@common_options
+def new(options: Options, name: str, tests: Path | None, no_test: bool) -> None:
+    """Write a first handler and its test, to be changed."""
+    from runner.handlers.template import create_handler
+
+    handlers_dir = Path(options.load_config().handlers_dir)
+    written = create_handler(name, handlers_dir, None if no_test else tests or handlers_dir.parent / "tests")
+    if options.as_json:
+        return print_json({"written": [str(path) for path in written]})
+    for path in written:
+        click.echo(safe(str(path)))
+    return click.echo(f"try it: runner run {name} FILE", err=True)
+
+
+def print_handler(options: Options, handler: dict[str, Any]) -> None:
+    """One handler: what it does and what can be set."""
+    if options.as_json:
+        print_json(handler)
+        return
+    click.echo(safe(f"{handler['name']}: {handler['doc'] or 'no description'}"))
+    print_fields(
+        {
+            "file": handler["path"],
+            "takes": ", ".join(handler["accepts"]) or "any file, or none",
+            "missing": handler["missing"] and f"{', '.join(handler['missing'])}: {remedy(handler)}",
+            **{name: value for name, value in handler["options"].items() if name != "accepts"},
+        }
+    )
+    required = handler["schema"].get("required", [])
+    rows = [
+        (f"--set {name}=…", _kind(parameter), "required" if name in required else _default(parameter),
+         parameter.get("description", ""))
+        for name, parameter in handler["schema"].get("properties", {}).items()
+    ]  # fmt: skip
+    if rows:
+        click.echo()
+        print_table(("parameter", "type", "default", ""), rows)
+
+
+def remedy(handler: dict[str, Any]) -> str:
+    """The command that installs what a handler lacks."""
+    extra = handler["extra"]
+    return f"pip install 'file-runner[{extra}]'" if extra else f"pip install {' '.join(handler['missing'])}"
+
+
+def _row(handler: dict[str, Any]) -> tuple[object, ...]:
+    name, options = handler["name"], handler["options"]
+    timeout = f"{options['timeout_seconds']:g}s" if options["timeout_seconds"] else ""
+    note = "" if handler["available"] else f"unavailable: {remedy(handler)}"
+    doc, *_ = (handler["doc"] or "").splitlines() or [""]
+    return name, ", ".join(handler["accepts"]), options["queue"], timeout, doc, note
+
+
+def _kind(parameter: dict[str, Any]) -> str:
+    """The type of a parameter, short: "integer", "array of array", "fast | slow"."""
+    if "enum" in parameter:
+        return " | ".join(map(str, parameter["enum"]))
+    if "const" in parameter:
+        return str(parameter["const"])
+    if "anyOf" in parameter:
+        return " | ".join(dict.fromkeys(map(_kind, parameter["anyOf"])))
+    if "$ref" in parameter:
+        return str(parameter["$ref"]).rpartition("/")[2]
+    kind = str(parameter.get("type", "any"))
+    return f"{kind} of {_kind(parameter['items'])}" if isinstance(parameter.get("items"), dict) else kind
+
+
+def _default(parameter: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(parameter["default"], ensure_ascii=False) if "default" in parameter else ""
+
+
+def _print_run(options: Options, outcome: Run) -> int:
+    ending = outcome.ending
+    error = ending.error.model_dump() if ending.error else None
+    outputs = [str(path) for path in outcome.outputs]
+    if options.as_json:
+        print_json({"outcome": ending.outcome, "result": ending.result, "error": error, "output_files": outputs})
+    else:
+        click.echo(safe(f"{ending.outcome}{': ' + error['message'] if error else ''}"))
+        if ending.result is not None:
+            print_json(ending.result)
+        for path in outputs:
+            click.echo(safe(path))
+    if ending.traceback:
+        click.echo(ending.traceback, file=sys.stderr)
+    return Exit.OK if ending.outcome == "completed" else Exit.TASK_FAILED

@@ -1,0 +1,108 @@
+"""What commands print: results on stdout, everything else on stderr.
+
+Whatever comes from tasks or from files is made safe for a terminal first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLES: Final[Mapping[str, str]] = {
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "processing": "cyan",
+}
+
+WIDE: Final = 10_000
+"""Columns of a terminal that is none."""
+
+_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_error(message: str) -> None:
+    """A failure, in red where there are colours."""
+    click.echo(click.style("error: ", fg="red", bold=True) + safe(message), err=True)
+
+
+def print_note(message: str) -> None:
+    """Something to know beside the result."""
+    click.echo(click.style(safe(message), dim=True), err=True)
+
+
+def safe(text: str) -> str:
+    r"""`text` with control characters and changes of direction shown as `\x1b`; lines and tabs stay."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table whose first column is never cut. It is as wide as it needs where no terminal sets its width."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(safe(str(cell)), STYLES.get(str(cell), "")) for cell in row))
+    to = console()
+    if not to.is_terminal:
+        to.width = WIDE
+    to.print(table)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Names and values, one a line; what is empty is left out."""
+    shown = {name: value for name, value in fields.items() if value not in (None, "", [], {}, ())}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        click.echo(f"{name:<{width}}  {safe(text)}")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where rich things are printed."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, emoji=False, markup=False)
+
+
+def is_watched() -> bool:
+    """Whether a person sees stderr change."""
+    return sys.stderr.isatty()
+
+
+def age(instant: str | None, now: datetime | None = None) -> str:
+    """How long ago that was, in its largest unit: "12s", "3m", "5h", "2d"."""
+    if not instant:
+        return ""
+    seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(instant)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def took(task: Mapping[str, Any]) -> str:
+    """How long the last attempt ran, or has been running."""
+    attempt = task["attempts"][-1] if task["attempts"] else None
+    if attempt is None:
+        return ""
+    end = datetime.fromisoformat(attempt["ended_at"]) if attempt["ended_at"] else datetime.now(UTC)
+    return f"{(end - datetime.fromisoformat(attempt['started_at'])).total_seconds():.1f}s"

@@ -1,0 +1,66 @@
+"""`serve`: owns the data directory until told to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from socket import socket
+from typing import NoReturn
+
+import click
+
+from runner.cli.exits import Exit
+from runner.cli.options import Options, common_options
+from runner.cli.output import print_note
+from runner.config import Config
+from runner.errors import ConfigError, OwnerExists
+from runner.logs import set_up_logs
+from runner.service import Service
+from runner.web.app import create_app
+from runner.web.server import Server, listening
+from runner.web.sockets import listen_on_port
+
+
+@click.command()
+@click.option("--host", help="The address to serve HTTP at.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to serve HTTP at; 0 is any free one.")
+@common_options
+def serve(options: Options, host: str | None, port: int | None) -> None:
+    """Own the data directory: watch the inbox, run tasks, answer HTTP.
+
+    While another process owns it, this one stands by and takes over the moment that one ends.
+    """
+    config = options.load_config(http__host=host, http__port=port)
+    _check_auth(config)
+    set_up_logs(config.log)
+    signal.signal(signal.SIGTERM, _end)
+    with ExitStack() as stack:
+        service = Service(config)
+        service.start(announce=_announce)
+        stack.callback(service.close)
+        tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
+        sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp))
+        Server(create_app(service, config), service.events, lambda: _print_addresses(config, tcp)).run(sockets)
+
+
+def _end(_signal: int, _frame: object) -> NoReturn:
+    """SIGTERM before the server listens to it, and during the drain: what is open is closed on the way out."""
+    sys.exit(Exit.OK)
+
+
+def _check_auth(config: Config) -> None:
+    if config.auth.mode != "local":
+        raise ConfigError(f"auth.mode {config.auth.mode} is not in this version; use local")
+
+
+def _announce(error: OwnerExists) -> None:
+    print_note(f"standing by: {error}")
+
+
+def _print_addresses(config: Config, tcp: socket) -> None:
+    host, port = tcp.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    click.echo(f"serving {address}  (API: {address}/api/v1)")
+    click.echo(f"inbox   {Path(config.data_dir) / 'inbox'}")

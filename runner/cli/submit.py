@@ -1,0 +1,131 @@
+"""`submit`: files and parameters become a task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from runner.cli.connection import Api, Duty, connect
+from runner.cli.following import follow, print_end
+from runner.cli.handlers import print_handler
+from runner.cli.options import Options, common_options
+from runner.cli.output import print_json, print_note
+
+
+class SubmitCommand(click.Command):
+    """`submit TYPE --help` shows the parameters of that handler."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As any command, unless help is asked for after a type."""
+        asked = [argument for argument in args if argument in ("-h", "--help")]
+        if asked and args[0] not in asked and not args[0].startswith("-"):
+            args = [argument for argument in args if argument not in asked] + ["--parameters"]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=SubmitCommand)
+@click.argument("type", metavar="TYPE")
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A parameter; its value is JSON or text.")
+@click.option("--payload", metavar="JSON", help="All parameters as one JSON object; @FILE reads it from a file.")
+@click.option("--wait", is_flag=True, help="Show the progress, and exit with 1 if the task fails.")
+@click.option("--queue", help="The queue: critical, high, default, low or one of your own.")
+@click.option("--priority", type=int, help="Higher is sooner within its queue.")
+@click.option("--retries", "max_retries", type=click.IntRange(0), help="How often a failed attempt is tried again.")
+@click.option("--timeout", metavar="LENGTH", help="How long one attempt may take, such as 5m.")
+@click.option("--delay", metavar="LENGTH", help="Do not start before that has passed, such as 1h30m.")
+@click.option("--at", "run_after", metavar="INSTANT", help="Do not start before that, such as 2026-01-31T12:00:00Z.")
+@click.option("--expires", "expires_at", metavar="INSTANT", help="Fail if it has not been started by then.")
+@click.option("--key", "unique_key", help="The same key and submission again is the same task, not another one.")
+@click.option("--unique", metavar="LENGTH", help="For that long, the same submission again is the same task.")
+@click.option("--meta", "metadata", metavar="KEY=TEXT", multiple=True, help="A note to keep with the task.")
+@click.option("--client", "client_id", help="An id of your own to find tasks by.")
+@click.option("--move", "handover", flag_value="move", help="Take the files away; without this they are copied.")
+@click.option("--link", "handover", flag_value="link", help="Hard-link the files; do not change them afterwards.")
+@click.option("--parameters", "shows_parameters", is_flag=True, hidden=True)
+@common_options
+def submit(
+    options: Options, type: str, files: tuple[Path, ...], wait: bool, handover: str | None, shows_parameters: bool,
+    **fields: Any,
+) -> int | None:  # fmt: skip
+    """Hand in files and parameters as a task. Prints the task's id.
+
+    `runner submit TYPE --help` shows the parameters of that handler.
+    """
+    if shows_parameters:
+        _show_parameters(options, type)
+        return None
+    body = _body(type, fields) | {"inputs": [_input(path, handover) for path in files]}
+    with connect(options, Duty.RUN_TASKS if wait else Duty.ANSWER) as api:
+        task = api.post("/tasks", body)
+        if wait:
+            return _follow(options, api, task)
+        if api.is_own:
+            print_note(f"no runner serves {api.data_dir}: the task waits until one does (`runner serve`)")
+    if options.as_json:
+        print_json(task)
+    else:
+        click.echo(task["id"])
+    return None
+
+
+def _follow(options: Options, api: Api, task: dict[str, Any]) -> int:
+    if api.is_own:
+        print_note(f"no runner serves {api.data_dir}: the task runs here")
+    return print_end(options, follow(api, task["id"]), api.data_dir)
+
+
+def _show_parameters(options: Options, type: str) -> None:
+    with connect(options) as api:
+        handler = api.get(f"/handlers/{type}")
+    print_handler(options, handler)
+
+
+def _body(type: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The submission: only what was said."""
+    payload = read_payload(fields.pop("payload"), fields.pop("settings"))
+    metadata = dict(_pair(item, "--meta") for item in fields.pop("metadata"))
+    said = {name: value for name, value in fields.items() if value is not None}
+    return {"type": type, "payload": payload, **said, **({"metadata": metadata} if metadata else {})}
+
+
+def _input(path: Path, handover: str | None) -> dict[str, str]:
+    return {"path": str(path.absolute()), "handover": handover or "copy"}
+
+
+def read_payload(text: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters that `--payload` and `--set` give; the latter win."""
+    payload: Any = {}
+    if text is not None:
+        payload = _parse(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    if not isinstance(payload, dict):
+        raise click.BadParameter("must be a JSON object", param_hint="--payload")
+    for setting in settings:
+        key, value = _pair(setting, "--set")
+        payload[key] = _value(value)
+    return payload
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter(f"must be KEY=VALUE, not {text!r}", param_hint=option)
+    return key, value
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON, else the text itself: `--set name=Ann` needs no quotes."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"is not JSON: {error}", param_hint="--payload") from error
