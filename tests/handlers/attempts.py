@@ -1,0 +1,93 @@
+"""A handler of the starter set, run as an executor runs it: its payload validated, a real context, private folders."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from runner.context import Context
+from runner.handlers import Handlers
+from runner.task import FileState, Progress, Status, Task
+
+FOLDER = Path(__file__).parents[2] / "handlers"
+
+
+@cache
+def starters() -> Handlers:
+    """The handlers of the repository."""
+    handlers = Handlers(FOLDER)
+    handlers.load()
+    assert not handlers.errors, handlers.errors
+    return handlers
+
+
+def parts_of(type: str) -> Mapping[str, Any]:
+    """The names that the file of a handler defines, to test them one by one."""
+    handler = starters().find(type)
+    assert handler is not None
+    module: Mapping[str, Any] = handler.function.__globals__
+    return module
+
+
+@dataclass
+class Attempt:
+    """One attempt: made with a folder of its own, filled with inputs, then `run`. It hears what the handler says."""
+
+    folder: Path
+    type: str
+    inputs: tuple[Path, ...]
+    filename: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    on_progress: Callable[["Attempt"], None] = lambda attempt: None
+    said: list[Progress] = field(default_factory=list)
+    log: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.context = Context(self, self)
+
+    @property
+    def task(self) -> Task:
+        now = datetime.now(UTC)
+        return Task(
+            id="00000000-0000-4000-8000-000000000000",
+            type=self.type,
+            user_id="local",
+            status=Status.PROCESSING,
+            original_filename=self.filename,
+            attempt=1,
+            created_at=now,
+            updated_at=now,
+        )
+
+    @property
+    def output_dir(self) -> Path:
+        return self.folder / "outputs"
+
+    @property
+    def scratch_dir(self) -> Path:
+        return self.folder / "scratch"
+
+    def run(self, **payload: Any) -> dict[str, Any]:
+        """Validate the payload, call the handler, and hand back its result."""
+        handler = starters().get(self.type)
+        result: dict[str, Any] = handler.function(self.context, **handler.arguments(payload))
+        return result
+
+    def made(self, result: Mapping[str, Any]) -> Path:
+        """The output that a result names."""
+        return self.output_dir / str(result["output"])
+
+    def progressed(self, work: Any, progress: Progress, /) -> None:
+        self.said.append(progress)
+        self.on_progress(self)
+
+    def logged(self, work: Any, level: str, message: str, /) -> None:
+        self.log.append((level, message))
+
+    def filed(self, work: Any, files: tuple[FileState, ...], /) -> None:
+        raise AssertionError("no starter has files inside of a task")
+
+    def submitted(self, work: Any, type: str, payload: dict[str, Any], inputs: tuple[Path, ...], /) -> str:
+        raise AssertionError("no starter has children")
