@@ -26,7 +26,7 @@ from typing import Any, Final, Self
 
 from pydantic_core import from_json, to_json
 
-from runner.store.committer import Transition
+from runner.store import Transition
 from runner.task import Progress, Status, Task
 
 WATCHER_CAPACITY: Final = 256

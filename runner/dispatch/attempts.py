@@ -71,7 +71,7 @@ class _Unrecorded:
 class Attempts:
     """Launches attempts and listens to them. Methods may be called from any thread; it is the executors' monitor.
 
-    `freed` is told when an attempt has really ended and its slot is free, on whatever thread that happens.
+    `chain` is set by whoever puts the parts together, since it submits what this starts. `freed` is told when an attempt has really ended and its slot is free, on whatever thread that happens.
     """
 
     def __init__(
@@ -80,7 +80,6 @@ class Attempts:
         handlers: HandlerSource,
         executor: Executor,
         events: Events,
-        chain: Chain,
         configs: Callable[[str], Mapping[str, Any]],
         clock: Clock,
         freed: Callable[[str, Lane], None],
@@ -89,7 +88,7 @@ class Attempts:
         self._handlers = handlers
         self._executor = executor
         self._events = events
-        self._chain = chain
+        self.chain: Chain | None = None
         self._configs = configs
         self._clock = clock
         self._freed = freed
@@ -175,7 +174,8 @@ class Attempts:
         self, assignment: Assignment, type: str, payload: dict[str, Any], inputs: tuple[Path, ...], /
     ) -> str:
         """The attempt hands in a child task."""
-        return self._chain.submit_child(assignment.task, type, payload, inputs)
+        assert self.chain is not None
+        return self.chain.submit_child(assignment.task, type, payload, inputs)
 
     def ended(self, assignment: Assignment, ending: Ending, /) -> None:
         """The attempt is over and nothing of it runs any more: records that, then frees its slot."""
@@ -221,8 +221,8 @@ class Attempts:
             self._recorded(running, ending, output_files, error)
 
         changes: list[Change] = [Update(task.id, decide)]
-        if task.on_success is not None and ending.outcome is Outcome.COMPLETED:
-            child = self._chain.follow(task, output_files)
+        if self.chain is not None and task.on_success is not None and ending.outcome is Outcome.COMPLETED:
+            child = self.chain.follow(task, output_files)
             changes += [child] if child is not None else []
         self._store.submit(changes, done)
 

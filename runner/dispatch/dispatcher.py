@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from runner import task as transitions
-from runner.dispatch.attempts import Attempts, Chain, HandlerSource
+from runner.dispatch.attempts import Attempts, HandlerSource
 from runner.dispatch.delays import Clock, Delays
 from runner.dispatch.limits import Lane, Limit, LimitRules, Limits
 from runner.dispatch.queue import TaskQueue
@@ -26,7 +26,8 @@ MAX_TICK_SECONDS = 1.0
 
 
 class Dispatcher:
-    """Decides under one lock, acts outside of it. `on_commit` is called by the committer; the rest from any thread."""
+    """Decides under one lock, acts outside of it. `on_append` and `on_commit` are called by the store's threads; the
+    rest from any thread."""
 
     def __init__(
         self,
@@ -34,7 +35,6 @@ class Dispatcher:
         handlers: HandlerSource,
         executor: Executor,
         events: Events,
-        chain: Chain,
         configs: Callable[[str], Mapping[str, Any]],
         rules: LimitRules,
         weights: Mapping[str, int],
@@ -56,7 +56,7 @@ class Dispatcher:
         self._stopped = threading.Event()
         self._wake = threading.Event()
         self._next_tick = float("inf")
-        self.attempts = Attempts(store, handlers, executor, events, chain, configs, clock, self._freed)
+        self.attempts = Attempts(store, handlers, executor, events, configs, clock, self._freed)
 
     # Beginning and end
 
@@ -106,22 +106,26 @@ class Dispatcher:
 
     # What the store says
 
+    def on_append(self, news: list[Transition]) -> None:
+        """Tasks have changed, and not even `kill -9` can undo it: attempts that may be repeated are launched."""
+        begun = [transition.task for transition in news if _is_start(transition)]
+        self._launch([task for task in begun if not self._must_not_repeat(task)])
+
     def on_commit(self, news: list[Transition]) -> None:
         """Tasks have changed, durably."""
-        launches: list[tuple[Task, Lane]] = []
+        begun: list[Task] = []
         stops: list[str] = []
         with self._lock:
             for transition in news:
                 task = transition.task
-                if task.status is Status.PROCESSING and transition.before is Status.PENDING:
+                if _is_start(transition):
                     self._expiries.discard(task.id)
-                    launches.append((task, self._starting.pop(task.id)))
+                    begun.append(task)
                     continue
                 if transition.before is Status.PROCESSING and task.status is not Status.PROCESSING:
                     stops.append(task.id)
                 self._take_note(task, transition.removed)
-        for task, lane in launches:
-            self._wake_before(self.attempts.launch(task, lane))
+        self._launch(begun)
         for task_id in stops:
             self.attempts.stop(task_id, Stop.CANCELLED)
         self.pump()
@@ -206,12 +210,23 @@ class Dispatcher:
             self._take_note(task, removed=False)
         return False
 
+    def _launch(self, begun: Iterable[Task]) -> None:
+        """Runs the attempts that have begun and were not launched before."""
+        for task in begun:
+            lane = self._starting.pop(task.id, None)
+            if lane is not None:
+                self._wake_before(self.attempts.launch(task, lane))
+
+    def _must_not_repeat(self, task: Task) -> bool:
+        try:
+            return self._handlers.get(task.type).options.delivery is Delivery.AT_MOST_ONCE
+        except UnknownHandler:
+            return True
+
     def _recovery(self, task: Task) -> Callable[[Task], Task]:
         now = self._clock()
-        try:
-            delivery = self._handlers.get(task.type).options.delivery
-        except UnknownHandler:
-            delivery = Delivery.AT_MOST_ONCE  # nobody can say that it may start twice
+        # Without its handler nobody can say that it may start twice.
+        delivery = Delivery.AT_MOST_ONCE if self._must_not_repeat(task) else Delivery.AT_LEAST_ONCE
         return lambda current: recover(current, delivery, now)
 
     def _take_note(self, task: Task, removed: bool) -> None:
@@ -260,7 +275,9 @@ class Dispatcher:
     def _not_started(self, task_id: str) -> None:
         """The task was cancelled meanwhile, or the disk refused the record: its slot is free again."""
         with self._lock:
-            lane = self._starting.pop(task_id)
+            lane = self._starting.pop(task_id, None)
+            if lane is None:
+                return  # it was launched when its start was written; its ending will be told the same
             self._queue.release(lane)
             task = self._store.find(task_id)
             if task is not None and task.status is Status.PENDING:
@@ -294,6 +311,10 @@ class Standing:
     ) -> None:
         self.place, self.blocker = place, blocker
         self.is_held, self.is_delayed, self.follows_attempt = is_held, is_delayed, follows_attempt
+
+
+def _is_start(transition: Transition) -> bool:
+    return transition.before is Status.PENDING and transition.task.status is Status.PROCESSING
 
 
 def _expire(task: Task, now: datetime) -> Task:

@@ -2,8 +2,8 @@
 
 The protocol, which every module here keeps a part of:
 
-* **The journal is the truth in flight.** A change is a record in `journal/<n>.log`. One thread, the committer, writes
-  the records of all changes that wait and makes one `fdatasync`; only then may anybody see the change or be told of it.
+* **The journal is the truth in flight.** A change is a record in `journal/<n>.log`. The committer writes the records of
+  all changes that wait, and one `fdatasync` covers them all; only then may anybody see a change or be told of it.
 * **Task files are the truth at rest.** `tasks/<id>.json` is written behind, latest version only, by rename and without
   a sync, *after its record is durable*. Until it is written, memory answers for it.
 * **A checkpoint** seals the segment, *waits until everything sealed is written*, syncs the whole filesystem once, and
@@ -23,18 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.store.blobs import Handover, Identity
-    from runner.store.committer import (
-        Change,
-        Create,
-        Done,
-        Durability,
-        KeyTaken,
-        Remove,
-        RemoveUser,
-        SaveUser,
-        Transition,
-        Update,
-    )
+    from runner.store.changes import Change, Create, KeyTaken, Remove, RemoveUser, SaveUser, Transition, Update
+    from runner.store.committer import Done, Durability
     from runner.store.files import Files, Layout
     from runner.store.query import TaskPage, TaskQuery
     from runner.store.store import StorageInterface, Store, StoreOptions
@@ -42,9 +32,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "blobs": ("Handover", "Identity"),
-    "committer": (
-        "Change", "Create", "Done", "Durability", "KeyTaken", "Remove", "RemoveUser", "SaveUser", "Transition", "Update",
-    ),
+    "changes": ("Change", "Create", "KeyTaken", "Remove", "RemoveUser", "SaveUser", "Transition", "Update"),
+    "committer": ("Done", "Durability"),
     "files": ("Files", "Layout"),
     "query": ("TaskPage", "TaskQuery"),
     "store": ("StorageInterface", "Store", "StoreOptions"),

@@ -13,18 +13,8 @@ from typing import Protocol
 from runner.errors import CorruptRecord, NotFound
 from runner.store.blobs import Blobs
 from runner.store.checkpoint import Checkpointer, CheckpointRule
-from runner.store.committer import (
-    Change,
-    Committer,
-    Create,
-    Done,
-    Durability,
-    Group,
-    SaveUser,
-    Ticket,
-    Transition,
-    Update,
-)
+from runner.store.changes import Change, Create, SaveUser, Update
+from runner.store.committer import Committer, Done, Durability, Group, Listener, Ticket
 from runner.store.files import Files, Layout
 from runner.store.index import Index
 from runner.store.journal import Journal
@@ -85,7 +75,7 @@ class Store:
         self,
         data: Path,
         options: StoreOptions,
-        listener: Callable[[list[Transition]], None],
+        listener: Listener,
         files: Files | None = None,
     ) -> None:
         self.files = files or Files()
@@ -121,6 +111,7 @@ class Store:
         self.space.check()
         for name, run in (
             ("committer", self.committer.run),
+            ("syncer", self.committer.run_syncer),
             ("writer", self.writer.run),
             ("checkpointer", self.checkpointer.run),
         ):
@@ -135,7 +126,8 @@ class Store:
         if self.committer.failure is None:
             self.checkpointer.checkpoint()
         self.committer.stop()
-        self._threads[0].join()
+        for thread in self._threads[:2]:
+            thread.join()
         self.writer.stop()
         for thread in self._threads:
             thread.join()
@@ -145,7 +137,7 @@ class Store:
     # Changes
 
     def submit(self, changes: Sequence[Change], done: Done | None = None) -> None:
-        """Queues changes that happen together or not at all; `done` is told on the committer's thread."""
+        """Queues changes that happen together or not at all; `done` is told on the syncer's thread."""
         self.committer.submit(Group(changes, done))
 
     def commit(self, changes: Sequence[Change]) -> Sequence[Task | None]:

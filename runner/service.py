@@ -1,0 +1,328 @@
+"""The whole runner in one object: each part is made and handed what it needs here, and front ends call the verbs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from runner import task as moves
+from runner.config import Config
+from runner.dispatch.delays import Clock, utc_now
+from runner.dispatch.dispatcher import Dispatcher
+from runner.dispatch.limits import LimitRules
+from runner.errors import NotFound, OwnerExists
+from runner.events import Events
+from runner.execute import Executors
+from runner.handlers import Handlers
+from runner.intake.admission import Admission, Arrival, Origin, Submission
+from runner.intake.door import Door
+from runner.store import Durability, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
+from runner.store.checkpoint import CheckpointRule
+from runner.store.committer import Done
+from runner.store.owner import Owner
+from runner.store.recovery import Recovered
+from runner.store.space import Floors
+from runner.store.store import ScribePlace
+from runner.store.writer import Pace
+from runner.task import Status, Task
+
+_log = logging.getLogger(__name__)
+
+
+class Role(StrEnum):
+    """What the service is opened for. `SERVE`: to own the directory and do everything. `VISIT`: to look and to change
+    things for the length of one command; tasks are not run unless `run_tasks` is called."""
+
+    SERVE = "serve"
+    VISIT = "visit"
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether new tasks are accepted and started; `reasons` say why not, `details` are for people who look."""
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Service:
+    """Opened by `start`, closed by `close`, both on the main thread. The verbs may be called from any thread; what they
+    change is durable when they return. `user_id` None sees everybody's tasks; to a user, those of others are not there.
+    """
+
+    def __init__(self, config: Config, role: Role = Role.SERVE, clock: Clock = utc_now) -> None:
+        self.config = config
+        self._role = role
+        self._clock = clock
+        self.store = Store(config.data_dir, _store_options(config, role), self)
+        self.handlers = Handlers(config.handlers_dir, config.handlers)
+        self.events = Events(Path(self.store.layout.logs))
+        self._owner = Owner(self.store.files, self.store.layout)
+        self._executors = Executors()
+        self.dispatcher = Dispatcher(
+            store=self.store,
+            handlers=self.handlers,
+            executor=self._executors,
+            events=self.events,
+            configs=lambda type: config.handlers[type].config if type in config.handlers else {},
+            rules=limit_rules(config, self.handlers),
+            weights={name: queue.weight for name, queue in config.queues.items()},
+            clock=clock,
+        )
+        admission = Admission(self.handlers, config.limits, config.queues, self.store.layout, self.dispatcher)
+        self.door = Door(self.store, admission, self.dispatcher, clock)
+        self.dispatcher.attempts.chain = self.door
+        self._threads: list[threading.Thread] = []
+        self._recovered = Recovered()
+        self.is_closing = False
+
+    # Life
+
+    def start(
+        self,
+        announce: Callable[[OwnerExists], None] | None = None,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Becomes the owner, recovers, and in role `SERVE` runs what waits.
+
+        With `announce` it waits for another owner to end, after telling it of that one; without, it raises
+        `OwnerExists`. `progress` is told what takes long. Raises `FormatError`.
+        """
+        if announce is None:
+            self._owner.acquire()
+        else:
+            self._owner.wait(announce)
+        self.handlers.load()
+        self._recovered = self.store.open(progress)
+        for note in self._recovered.notes:
+            _log.warning("%s", note)
+        if self._role is Role.SERVE:
+            self.run_tasks()
+
+    def run_tasks(self) -> None:
+        """Begins to start tasks, the unfinished ones of earlier owners first."""
+        self.door.take_again(self._recovered.live)
+        self._apply_limits()
+        self.dispatcher.start(self._recovered.live)
+        self._recovered.live = []
+        self._start_thread("dispatcher", self.dispatcher.run)
+        if self._role is Role.SERVE:
+            self.handlers.watch(self._handlers_changed)
+
+    def close(self) -> None:
+        """Drains: takes nothing new, lets what runs end within the grace period, requeues the rest, and lets go."""
+        self.is_closing = True
+        self.handlers.close()
+        self.dispatcher.drain(self.config.drain.grace_period)
+        self.dispatcher.stop()
+        for thread in self._threads:
+            thread.join()
+        self.store.close()
+        self.events.close()
+        self._owner.release()
+
+    # Submitting
+
+    def submit(self, submission: Submission, origin: Origin) -> Task:
+        """The submission's task; the earlier one if its unique key and content are known. Raises `RunnerError`."""
+        return self.door.submit(submission, origin)
+
+    def submit_soon(self, submission: Submission, origin: Origin, done: Done) -> None:
+        """The same for a submission without files, not waiting; `done` is told on the committer's thread."""
+        self.door.submit_soon(submission, origin, done)
+
+    def submit_many(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task]:
+        """All of them become tasks in one durable commit, or none."""
+        return self.door.submit_many(pairs)
+
+    def add_input(self, task_id: str, arrival: Arrival, user_id: str | None = None) -> Task:
+        """A draft gets one more file."""
+        return self.door.add_input(self.get(task_id, user_id), arrival)
+
+    def begin(self, task_id: str, payload: dict[str, Any] | None = None, user_id: str | None = None) -> Task:
+        """A draft is complete and joins the queue; `payload` None: with the one that it has."""
+        return self.door.begin(self.get(task_id, user_id), payload)
+
+    # Looking
+
+    def get(self, task_id: str, user_id: str | None = None) -> Task:
+        """A task as it is now. Raises `NotFound`, for another user's task too."""
+        task = self.store.get_task(task_id)
+        if user_id is not None and task.user_id != user_id:
+            raise NotFound("task", task_id)
+        return task
+
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """Part of the list of tasks, newest first."""
+        return self.store.list(query)
+
+    def count(self, query: TaskQuery) -> int:
+        """How many tasks match."""
+        return self.store.count(query)
+
+    def wait(self, task_id: str, timeout_seconds: float, user_id: str | None = None) -> Task:
+        """The task once it has ended, or as it stands when the time is over."""
+        deadline = time.monotonic() + timeout_seconds
+        with self.events.subscribe({task_id}) as watcher:
+            while not (task := self.get(task_id, user_id)).is_terminal:
+                if watcher.get(max(0.0, deadline - time.monotonic())) is None:
+                    return task
+        return task
+
+    def output(self, task: Task, name: str) -> Path:
+        """The file of one output. Raises `NotFound`."""
+        return Path(self.store.blobs.output(task.output_files, name))
+
+    def queue_stats(self) -> list[dict[str, Any]]:
+        """For each queue: what waits, is scheduled, runs, and has ended, by the states that queues are told in."""
+        counts: dict[str, dict[str, int]] = {name: {} for name in self.config.queues}
+        self.store.writer.flush_rows()
+        for queue, _, status, number in self.store.index.totals():
+            known = counts.setdefault(queue, {})
+            known[status] = known.get(status, 0) + number
+        return [self._queue_row(queue, by_status) for queue, by_status in counts.items()]
+
+    def health(self) -> Health:
+        """Whether new tasks are accepted and started."""
+        reasons = tuple(self._reasons())
+        broken = {str(path): str(failure) for path, failure in self.handlers.errors.items()}
+        details = {
+            "pending": self.dispatcher.pending(),
+            "running": len(self.dispatcher.attempts),
+            "files_behind": self.store.writer.backlog,
+            "handlers": len(self.handlers),
+            "broken_handlers": broken,
+        }
+        return Health(not reasons, reasons, details)
+
+    # Changing
+
+    def cancel(self, task_id: str, user_id: str | None = None, reason: str = "cancelled") -> Task:
+        """Nobody wants the task any more: one that waits never starts, one that runs is told to stop."""
+        now = self._clock()
+        return self._update(task_id, user_id, lambda task: moves.cancel(task, now, reason=reason))
+
+    def retry(self, task_id: str, user_id: str | None = None) -> Task:
+        """A further attempt of a failed or cancelled task."""
+        now = self._clock()
+        return self._update(task_id, user_id, lambda task: moves.retry(task, now))
+
+    def rerun(self, task_id: str, user_id: str | None = None) -> Task:
+        """A new task from an old one: the same type, payload and inputs."""
+        old = self.get(task_id, user_id)
+        submission = Submission(
+            type=old.type,
+            payload=old.payload,
+            queue=old.queue,
+            priority=old.priority,
+            metadata=old.metadata,
+            client_id=old.client_id,
+            on_success=old.on_success,
+        )
+        inputs = (Path(self.store.layout.absolute(path)) for path in old.input_files)
+        arrivals = tuple(Arrival(path, path.name) for path in inputs)
+        return self.submit(submission, Origin(old.source, old.user_id, arrivals, parent_id=old.id))
+
+    def delete(self, task_id: str, user_id: str | None = None) -> None:
+        """Forgets a task that neither waits nor runs, with its log, inputs and outputs."""
+        self.get(task_id, user_id)
+        self.store.commit((Remove(task_id),))
+
+    def change_limits(self, config: Config) -> None:
+        """Other limits and weights from now on."""
+        self.config = config
+        self._apply_limits()
+
+    # What the store says
+
+    def appended(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+        self.dispatcher.on_append(transitions)
+
+    def committed(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+        self.dispatcher.on_commit(transitions)
+        self.events.publish_transitions(transitions)
+
+    # Steps
+
+    def _update(self, task_id: str, user_id: str | None, function: Callable[[Task], Task]) -> Task:
+        self.get(task_id, user_id)
+        (task,) = self.store.commit((Update(task_id, function),))
+        assert task is not None
+        return task
+
+    def _handlers_changed(self, names: frozenset[str]) -> None:
+        if names:
+            self._apply_limits()
+
+    def _apply_limits(self) -> None:
+        weights = {name: queue.weight for name, queue in self.config.queues.items()}
+        self.dispatcher.change_limits(limit_rules(self.config, self.handlers), weights)
+
+    def _start_thread(self, name: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _reasons(self) -> Iterable[str]:
+        if self.is_closing:
+            yield "shutting down"
+        if self.store.committer.failure is not None:
+            yield f"the journal cannot be written: {self.store.committer.failure}"
+        if self.store.writer.failure is not None:
+            yield f"task files cannot be written: {self.store.writer.failure}"
+        if self.store.space.shortage is not None:
+            yield self.store.space.shortage
+
+    def _queue_row(self, queue: str, by_status: Mapping[str, int]) -> dict[str, Any]:
+        waiting = self.dispatcher.waiting_in_queue(queue)
+        delayed = max(0, by_status.get(Status.PENDING, 0) - waiting)
+        return {
+            "queue": queue,
+            "pending": waiting,
+            "scheduled": delayed,
+            "active": by_status.get(Status.PROCESSING, 0),
+            "completed": by_status.get(Status.COMPLETED, 0),
+            "failed": by_status.get(Status.FAILED, 0),
+            "cancelled": by_status.get(Status.CANCELLED, 0),
+            "drafts": by_status.get(Status.CREATED, 0) + by_status.get(Status.UPLOADED, 0),
+        }
+
+
+def limit_rules(config: Config, handlers: Handlers) -> LimitRules:
+    """The limits of the configuration and of the handlers together; where both limit a type, the lower one holds."""
+    limits = config.limits
+    per_type = dict(limits.per_type)
+    for handler in handlers:
+        if handler.options.concurrency is not None:
+            known = per_type.get(handler.name, handler.options.concurrency)
+            per_type[handler.name] = min(known, handler.options.concurrency)
+    return LimitRules(
+        global_=limits.global_,
+        per_user=limits.per_user,
+        exempt_users=frozenset(limits.exempt_users),
+        per_type=per_type,
+        per_type_and_user={
+            handler.name: handler.options.per_user for handler in handlers if handler.options.per_user is not None
+        },
+        per_queue={name: queue.concurrency for name, queue in config.queues.items() if queue.concurrency is not None},
+    )
+
+
+def _store_options(config: Config, role: Role) -> StoreOptions:
+    storage = config.storage
+    return StoreOptions(
+        durability=Durability(config.durability),
+        pace=Pace(storage.write_behind_seconds, storage.overload_seconds),
+        checkpoint=CheckpointRule(storage.checkpoint_bytes, storage.checkpoint_seconds),
+        floors=Floors(storage.min_free_bytes, storage.min_free_inodes, storage.ballast_bytes),
+        scribe=ScribePlace.PROCESS if role is Role.SERVE else ScribePlace.THREAD,
+    )

@@ -1,0 +1,234 @@
+"""What can be changed, and the stage on which a batch of changes takes shape before it is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from runner.errors import IllegalTransition, NotFound, RunnerError
+from runner.store.journal import Kind
+from runner.store.records import Removal, RemovedUser
+from runner.store.users import User
+from runner.store.writer import Document, Version
+from runner.task import Status, Task, to_json
+
+
+class Transition(NamedTuple):
+    """News of one committed change. `before` is None for a new task; `removed` says that the task is gone."""
+
+    before: Status | None
+    task: Task
+    removed: bool = False
+
+
+class KeyTaken(RunnerError):
+    """A task with that user and unique key exists; admission decides what that means."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(f"the unique key belongs to task {task.id}")
+        self.task = task
+
+
+class State(Protocol):
+    """What the committer reads from and publishes to; it is the store."""
+
+    def find(self, task_id: str) -> Task | None:
+        """The committed task, or None."""
+
+    def find_key(self, user_id: str, key: str) -> Task | None:
+        """The committed task that holds a unique key, or None."""
+
+    def publish(self, documents: dict[str, Document], users: dict[str, User | RemovedUser]) -> None:
+        """A batch is durable: readers may see it."""
+
+
+class Unpublished:
+    """What has been appended and is not published yet, on top of what is. The committer's thread only."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._documents: dict[str, Document] = {}
+        self._keys: dict[tuple[str, str], Task] = {}
+
+    def find(self, task_id: str) -> Task | None:
+        """The newest version of a task, or None."""
+        document = self._documents.get(task_id)
+        if document is None:
+            return self._state.find(task_id)
+        return document.task if isinstance(document, Version) else None
+
+    def find_key(self, user_id: str, key: str) -> Task | None:
+        """The task that holds a unique key, or None."""
+        return self._keys.get((user_id, key)) or self._state.find_key(user_id, key)
+
+    def add(self, stage: Stage) -> None:
+        """A batch was appended."""
+        self._documents.update(stage.documents)
+        self._keys.update(stage.keys)
+
+    def forget(self, stage: Stage) -> None:
+        """A batch was published; what has been changed again since stays."""
+        for task_id, document in stage.documents.items():
+            if self._documents.get(task_id) is document:
+                del self._documents[task_id]
+        for key, task in stage.keys.items():
+            if self._keys.get(key) is task:
+                del self._keys[key]
+
+
+class Change(Protocol):
+    """One thing to commit."""
+
+    def apply(self, stage: Stage) -> Task | None:
+        """Stages the new version and returns it; raises and stages nothing if that is not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new task. Raises `KeyTaken` if a task with its user and unique key exists."""
+
+    task: Task
+
+    def apply(self, stage: Stage) -> Task:
+        task = self.task
+        if task.unique_key is not None:
+            holder = stage.find_key(task.user_id, task.unique_key)
+            if holder is not None and not _key_has_expired(holder, task.created_at):
+                raise KeyTaken(holder)
+        stage.put(None, task)
+        return task
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A transition of an existing task, as a pure function of its latest version."""
+
+    task_id: str
+    function: Callable[[Task], Task]
+
+    def apply(self, stage: Stage) -> Task:
+        before = stage.get(self.task_id)
+        after = self.function(before)
+        if after is not before:
+            stage.put(before, after)
+        return after
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """A task is forgotten. Only one that neither waits nor runs can be."""
+
+    task_id: str
+
+    def apply(self, stage: Stage) -> Task:
+        task = stage.get(self.task_id)
+        if task.status in (Status.PENDING, Status.PROCESSING):
+            raise IllegalTransition(task.id, task.status, "be removed; cancel it first")
+        stage.remove(task)
+        return task
+
+
+@dataclass(frozen=True, slots=True)
+class SaveUser:
+    """A user record's new content."""
+
+    user: User
+
+    def apply(self, stage: Stage) -> None:
+        stage.users[self.user.user_id] = self.user
+        stage.records.append((Kind.USER, self.user.to_json()))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveUser:
+    """A user record is forgotten."""
+
+    user_id: str
+
+    def apply(self, stage: Stage) -> None:
+        stage.users[self.user_id] = RemovedUser(self.user_id)
+        stage.records.append((Kind.USER_REMOVAL, self.user_id.encode()))
+
+
+class Stage:
+    """What one batch is about to make true: a view of the store with the batch's changes on top."""
+
+    def __init__(self, below: Unpublished) -> None:
+        self._below = below
+        self.documents: dict[str, Document] = {}
+        self.users: dict[str, User | RemovedUser] = {}
+        self.records: list[tuple[Kind, bytes]] = []
+        self.transitions: list[Transition] = []
+        self.keys: dict[tuple[str, str], Task] = {}
+
+    def get(self, task_id: str) -> Task:
+        """The latest version. Raises `NotFound`."""
+        document = self.documents.get(task_id)
+        if isinstance(document, Version):
+            return document.task
+        task = self._below.find(task_id) if document is None else None
+        if task is None:
+            raise NotFound("task", task_id)
+        return task
+
+    def find_key(self, user_id: str, key: str) -> Task | None:
+        """The task that holds a unique key."""
+        return self.keys.get((user_id, key)) or self._below.find_key(user_id, key)
+
+    def put(self, before: Task | None, after: Task) -> None:
+        """Stages a new version."""
+        body = to_json(after)
+        self.documents[after.id] = Version(after, body)
+        self.records.append((Kind.TASK, body))
+        self.transitions.append(Transition(None if before is None else before.status, after))
+        if after.unique_key is not None:
+            self.keys[after.user_id, after.unique_key] = after
+
+    def remove(self, task: Task) -> None:
+        """Stages a removal."""
+        removal = Removal(task.id, task.user_id)
+        self.documents[task.id] = removal
+        self.records.append((Kind.REMOVAL, removal.encode()))
+        self.transitions.append(Transition(task.status, task, removed=True))
+
+    def mark(self) -> Mark:
+        """A point to come back to."""
+        return Mark(len(self.records), len(self.transitions), dict(self.documents), dict(self.users), dict(self.keys))
+
+    def restore(self, mark: Mark) -> None:
+        """Forgets what was staged since `mark`."""
+        del self.records[mark.records :]
+        del self.transitions[mark.transitions :]
+        self.documents, self.users, self.keys = mark.documents, mark.users, mark.keys
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point in the growth of a `Stage`."""
+
+    records: int
+    transitions: int
+    documents: dict[str, Document]
+    users: dict[str, User | RemovedUser]
+    keys: dict[tuple[str, str], Task]
+
+
+def apply(stage: Stage, changes: Sequence[Change]) -> tuple[Sequence[Task | None], RunnerError | None]:
+    """Stages a group, all of it or nothing."""
+    if len(changes) == 1:
+        try:
+            return (changes[0].apply(stage),), None
+        except RunnerError as error:
+            return (), error
+    mark = stage.mark()
+    try:
+        return [change.apply(stage) for change in changes], None
+    except RunnerError as error:
+        stage.restore(mark)
+        return (), error
+
+
+def _key_has_expired(holder: Task, now: datetime) -> bool:
+    return holder.unique_until is not None and holder.unique_until <= now
