@@ -213,7 +213,7 @@ def parse_media(text: str) -> Media:
     video = next((stream for stream in streams if stream.kind == "Video" and "(attached pic)" not in stream.line), None)
     if video is None:
         raise UnreadableMedia("it has no video track")
-    audio = tuple(stream.codec for stream in streams if stream.kind == "Audio")
+    audio = tuple(_decodable_codec(stream) for stream in streams if stream.kind == "Audio")
     return replace(_parse_video(video), duration_seconds=_parse_duration(text), audio_codecs=audio)
 
 
@@ -227,6 +227,7 @@ _ECHO = re.compile(
     "Terminating thread|Could not open encoder before EOF|Nothing was written into output|"
     "Error sending frames to consumers|Error while filtering|Last message repeated"
 )
+_SAMPLES = re.compile(r", (?:u8|s16|s32|s64|flt|dbl)p?\b")
 _NTSC = {Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)}
 
 
@@ -261,6 +262,11 @@ def _parse_video(stream: _Stream) -> Media:
         full_range="pc" in colours or pixel_format.startswith("yuvj"),
         matrix=next((name for name in colours if name in MATRICES), ""),
     )
+
+
+def _decodable_codec(stream: _Stream) -> str:
+    """Its name; "none" without a format of samples, which only a decoder can tell."""
+    return stream.codec if _SAMPLES.search(stream.line) else "none"
 
 
 def _parse_rate(line: str, unit: str) -> Fraction | None:
