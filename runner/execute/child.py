@@ -40,7 +40,6 @@ from runner.execute.wire import (
     read_brief,
 )
 from runner.handlers.loading import Handler, LoadError, LoadFailure, declarations, load_module, make_handler
-from runner.handlers.options import HandlerOptions
 from runner.task import FileState, Progress
 
 ALONE: Final = 86
@@ -151,7 +150,7 @@ def _settle_in(scratch: Path) -> None:
 
 def _attempt(work: Brief, link: Link) -> Ending:
     try:
-        handler = _load(work.handler)
+        handler = _load(work)
     except LoadError as error:
         return broken(str(error))
     assignment = work.assign(handler)
@@ -214,15 +213,14 @@ class _Stopper:
         os.kill(os.getpid(), number)
 
 
-def _load(said: dict[str, Any]) -> Handler:
-    """The handler from the text that its owner had, which is no longer that of the file if it was changed since."""
-    path, source, name = said["path"], said["source"], said["name"]
-    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
-    functions = {declaration.name: function for function, declaration in declarations(load_module(path, source))}
-    if name not in functions:
-        raise LoadError(LoadFailure(path, f"no longer defines {name!r}", None, datetime.now(UTC)))
-    options = HandlerOptions.model_validate(said["options"])
-    return make_handler(name, functions[name], options, path, source, said["version"])
+def _load(work: Brief) -> Handler:
+    """The handler from the code that its owner had, which is no longer that of the file if it was changed since."""
+    path, text = str(work.edition.path), work.edition.text
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
+    for function, declaration in declarations(load_module(work.edition)):
+        if declaration.name == work.name:
+            return make_handler(work.name, function, work.options, work.edition)
+    raise LoadError(LoadFailure(work.edition.path, f"no longer defines {work.name!r}", None, datetime.now(UTC)))
 
 
 def _leave(scratch: Path) -> None:

@@ -135,7 +135,9 @@ class _Supervisor:
     def run_once(self) -> None:
         """Wait for something to happen, or for the next moment that was set, and see to it."""
         for key, _ in self._selector.select(self._time_left()):
-            key.data()
+            # The news before it may have closed this one.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
         while self._notes:
             self._notes.popleft()()
         self._act_on_time()

@@ -3,8 +3,9 @@
 owner ↔ zygote: frames of nine bytes on a socket; FORK brings three descriptors along (brief, channel, output). A token,
 counted by the owner, names a child: process ids are used again, tokens are not.
 
-owner → child: the brief, one JSON document in an unlinked file: no limit of size, and nobody waits. Then lines on the
-channel: `C` and a Stop, `R` and the reply to a submission.
+owner → child: the brief in an unlinked file: no limit of size, and nobody waits. It is one line of JSON, and the code
+of the handler's file as the owner compiled it. Then lines on the channel: `C` and a Stop, `R` and the reply to a
+submission.
 
 child → owner: lines: `P` progress, `L` log, `F` files, `S` submission, `E` ending. Each line is one letter and JSON.
 Paths are in it as their bytes, one character each (Latin-1), for they need not be UTF-8.
@@ -13,6 +14,7 @@ Paths are in it as their bytes, one character each (Latin-1), for they need not 
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import socket
 import struct
@@ -25,7 +27,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from runner.execute.assignment import Assignment, Ending
-from runner.handlers import Handler
+from runner.handlers import Handler, HandlerOptions
+from runner.handlers.loading import Edition
 from runner.task import FileState, Outcome, Progress, Task, TaskError, from_json, to_json
 
 _FRAME: Final = struct.Struct("!Bii")
@@ -104,8 +107,8 @@ def write_brief(assignment: Assignment) -> int:
         "handler": {
             "name": handler.name,
             "path": path_to_text(handler.path),
-            "source": handler.source,
             "version": handler.version,
+            "text": handler.edition.text,
             "options": handler.options.model_dump(mode="json"),
         },
         "inputs": [path_to_text(path) for path in assignment.inputs],
@@ -114,17 +117,19 @@ def write_brief(assignment: Assignment) -> int:
         "config": dict(assignment.config),
     }
     with tempfile.TemporaryFile() if sys.platform != "linux" else open(os.memfd_create("brief"), "wb") as file:
-        file.write(json.dumps(brief, default=str).encode())
+        file.write(json.dumps(brief, default=str).encode() + b"\n" + marshal.dumps(handler.edition.code))
         file.flush()
         return os.dup(file.fileno())
 
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """The brief as a child reads it. `handler` is still only text."""
+    """The brief as a child reads it. The handler is still only its file, its name and its options."""
 
     task: Task
-    handler: dict[str, Any]
+    edition: Edition
+    name: str
+    options: HandlerOptions
     inputs: tuple[Path, ...]
     output_dir: Path
     scratch_dir: Path
@@ -139,10 +144,14 @@ def read_brief(descriptor: int) -> Brief:
     """The brief in that file, which is closed."""
     with open(descriptor, "rb") as file:
         file.seek(0)
-        brief = json.loads(file.read())
+        brief = json.loads(file.readline())
+        code = marshal.loads(file.read())  # noqa: S302 - written by our owner, for us, in this very version of Python
+    handler = brief["handler"]
     return Brief(
         task=from_json(brief["task"].encode()),
-        handler=brief["handler"] | {"path": text_to_path(brief["handler"]["path"])},
+        edition=Edition(text_to_path(handler["path"]), handler["version"], handler["text"], code),
+        name=handler["name"],
+        options=HandlerOptions.model_validate(handler["options"]),
         inputs=tuple(map(text_to_path, brief["inputs"])),
         output_dir=text_to_path(brief["output_dir"]),
         scratch_dir=text_to_path(brief["scratch_dir"]),

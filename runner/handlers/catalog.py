@@ -20,6 +20,7 @@ from runner.handlers.loading import (
     Handler,
     LoadError,
     LoadFailure,
+    compile_edition,
     find_handlers,
     forget_shared,
     load_module,
@@ -156,11 +157,11 @@ class Handlers:
 
     def _load(self, path: Path, shared: bytes, files: Mapping[Path, _File]) -> _File:
         earlier = files.get(path, _File())
-        source = b""
+        data = b""
         try:
-            source = path.read_bytes()
-            version = version_of(source, shared) if shared else version_of(source)
-            handlers = find_handlers(load_module(path, source), path, source, version, self._overrides)
+            data = path.read_bytes()
+            edition = compile_edition(path, data, version_of(data, shared) if shared else version_of(data))
+            handlers = find_handlers(load_module(edition), edition, self._overrides)
             _check_names(path, handlers, files)
         except OSError as error:
             failure = LoadFailure(path, f"cannot be read: {error.strerror}", None, datetime.now(UTC))
@@ -168,7 +169,7 @@ class Handlers:
             failure = error.failure
         else:
             return _File(handlers)
-        return replace(earlier, failure=failure, source=source.decode("utf-8", "replace"))
+        return replace(earlier, failure=failure, source=data.decode("utf-8", "replace"))
 
     def _read_shared(self) -> bytes:
         """What the folder's files may share: a change of it is a new version of all."""

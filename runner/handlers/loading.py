@@ -30,22 +30,45 @@ from runner.handlers.options import HandlerOptions, Isolation, override
 from runner.handlers.schema import Parameters
 
 
+@dataclass(frozen=True)
+class Edition:
+    """One version of a file of handlers: its text, and that compiled; `version` names it."""
+
+    path: Path
+    version: str
+    text: str = field(repr=False)
+    code: CodeType = field(repr=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Handler:
-    """One version of a handler. `source` is the text of its file, `version` names that text.
-
-    `module` is the name that its file was loaded as.
-    """
+    """One version of a handler. Two are equal only if they are the same object."""
 
     name: str
     function: Callable[..., Any] = field(repr=False)
     options: HandlerOptions
-    doc: str
-    version: str
-    path: Path
-    module: str
-    source: str = field(repr=False)
+    edition: Edition
     parameters: Parameters = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.edition.path
+
+    @property
+    def version(self) -> str:
+        """Names what its file, and what that shares with others, contained."""
+        return self.edition.version
+
+    @property
+    def module(self) -> str:
+        """The name that its file was loaded as."""
+        return self.function.__module__
+
+    @property
+    def doc(self) -> str:
+        """What its docstring says; may be empty."""
+        return inspect.getdoc(self.function) or ""
 
     @cached_property
     def is_async(self) -> bool:
@@ -103,39 +126,50 @@ class _SourceLoader(SourceFileLoader):
         raise OSError("no bytecode here")
 
 
-def load_module(path: Path, source: bytes | str) -> ModuleType:
-    """Run `source` as a new module object that stands for `path`. Raises LoadError.
+def compile_edition(path: Path, data: bytes, version: str) -> Edition:
+    """The file at `path`, which contains `data`. Raises LoadError."""
+    try:
+        code = compile(data, str(path), "exec", dont_inherit=True)
+        return Edition(path, version, importlib.util.decode_source(data), code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise LoadError(_failure(path, error)) from error
+
+
+def load_module(edition: Edition) -> ModuleType:
+    """Run that version of a file as a new module object. Raises LoadError.
 
     Any thread, one at a time for each path. The module is in `sys.modules` under a name made from the path.
     """
-    name = module_name(path)
+    name = module_name(edition.path)
     earlier = sys.modules.get(name)
+    module = _new_module(name, edition.path)
+    sys.modules[name] = module
     try:
-        code = _compile(source, path)
-        module = _new_module(name, path)
-        sys.modules[name] = module
-        exec(code, module.__dict__)  # noqa: S102 - running the user's file is what this is for
-    except KeyboardInterrupt:
-        raise
+        exec(edition.code, module.__dict__)  # noqa: S102 - running the user's file is what this is for
     except BaseException as error:  # the file is the user's: it may raise anything, sys.exit() included
         if earlier is not None:
             sys.modules[name] = earlier
         else:
-            sys.modules.pop(name, None)
-        raise LoadError(_failure(path, error)) from error
+            del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise LoadError(_failure(edition.path, error)) from error
     return module
 
 
-def find_handlers(
-    module: ModuleType, path: Path, source: bytes | str, version: str, overrides: Mapping[str, HandlerConfig]
-) -> dict[str, Handler]:
-    """The handlers that the module itself defines, by name. Raises LoadError."""
+def find_handlers(module: ModuleType, edition: Edition, overrides: Mapping[str, HandlerConfig]) -> dict[str, Handler]:
+    """The handlers that the module itself defines, by name. Raises LoadError if one of them cannot be used."""
     found: dict[str, Handler] = {}
     for function, declaration in declarations(module):
-        if declaration.name in found:
-            raise LoadError(_refusal(path, function, f"a second handler {declaration.name!r} in this file"))
-        options = _options(path, function, declaration, overrides.get(declaration.name))
-        found[declaration.name] = make_handler(declaration.name, function, options, path, source, version)
+        name = declaration.name
+        try:
+            if name in found:
+                raise ConfigError(f"a second handler {name!r} in this file")
+            found[name] = make_handler(name, function, _options(function, declaration, overrides.get(name)), edition)
+            found[name].parameters.check()
+        except ConfigError as error:
+            line = function.__code__.co_firstlineno
+            raise LoadError(LoadFailure(edition.path, str(error), line, datetime.now(UTC))) from error
     return found
 
 
@@ -149,40 +183,20 @@ def declarations(module: ModuleType) -> list[tuple[Callable[..., Any], Declarati
     ]
 
 
-def make_handler(
-    name: str, function: Callable[..., Any], options: HandlerOptions, path: Path, source: bytes | str, version: str
-) -> Handler:
-    """The handler `name` with these options. Raises LoadError if no payload can fill the function's parameters."""
-    try:
-        parameters = Parameters(name, function)
-    except ConfigError as error:
-        raise LoadError(_refusal(path, function, str(error))) from error
-    return Handler(
-        name=name,
-        function=function,
-        options=options,
-        doc=inspect.getdoc(function) or "",
-        version=version,
-        path=path,
-        module=function.__module__,
-        source=source if isinstance(source, str) else importlib.util.decode_source(source),
-        parameters=parameters,
-    )
+def make_handler(name: str, function: Callable[..., Any], options: HandlerOptions, edition: Edition) -> Handler:
+    """The handler `name` with these options. Raises ConfigError if no payload can fill the function's parameters."""
+    return Handler(name, function, options, edition, Parameters(name, function))
 
 
 def _options(
-    path: Path, function: Callable[..., Any], declaration: Declaration, overriding: HandlerConfig | None
+    function: Callable[..., Any], declaration: Declaration, overriding: HandlerConfig | None
 ) -> HandlerOptions:
-    """What holds for the handler. Raises LoadError if that contradicts itself."""
+    """What holds for the handler. Raises ConfigError if that contradicts itself."""
     try:
         options = override(declaration.options, overriding)
-        _check(options, inspect.iscoroutinefunction(function))
     except ValidationError as error:
-        reasons = "; ".join(describe(error))
-        message = f"handlers.{declaration.name} of the configuration: {reasons}"
-        raise LoadError(_refusal(path, function, message)) from error
-    except ConfigError as error:
-        raise LoadError(_refusal(path, function, str(error))) from error
+        raise ConfigError(f"handlers.{declaration.name} cannot be used:", describe(error)) from error
+    _check(options, inspect.iscoroutinefunction(function))
     return options
 
 
@@ -218,10 +232,6 @@ def _check(options: HandlerOptions, is_async: bool) -> None:
         raise ConfigError("memory_mb can only be enforced with isolation process")
 
 
-def _compile(source: bytes | str, path: Path) -> CodeType:
-    return compile(source, str(path), "exec", dont_inherit=True)
-
-
 def _new_module(name: str, path: Path) -> ModuleType:
     package = package_name(path.parent)
     if package not in sys.modules:
@@ -237,10 +247,6 @@ def _new_module(name: str, path: Path) -> ModuleType:
 def _failure(path: Path, error: BaseException) -> LoadFailure:
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return LoadFailure(path, f"{type(error).__name__}: {message}", _line(path, error), datetime.now(UTC))
-
-
-def _refusal(path: Path, function: Callable[..., Any], message: str) -> LoadFailure:
-    return LoadFailure(path, message, function.__code__.co_firstlineno, datetime.now(UTC))
 
 
 def _line(path: Path, error: BaseException) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -30,12 +31,21 @@ class Parameters:
         named = [parameter for parameter in others if parameter.kind in _NAMED]
         self._names = tuple(parameter.name for parameter in named)
         self._open = len(others) > len(named)
+        self._name = name
         # Numbered fields with aliases: a parameter may be called copy, json or _x, a field of a model may not.
-        fields: dict[str, Any] = {
+        self._fields: dict[str, Any] = {
             f"p{number}": (_annotation(hints.get(parameter.name, Any), parameter.name), _default(parameter))
             for number, parameter in enumerate(named)
         }
-        self._model = _model(name, fields, "allow" if self._open else "forbid")
+
+    @cached_property
+    def _model(self) -> type[BaseModel]:
+        # Made when it is first needed: that takes a millisecond, which a process that starts for one task may spare.
+        return _model(self._name, self._fields, "allow" if self._open else "forbid")
+
+    def check(self) -> None:
+        """Raise ConfigError if there is a parameter that cannot be validated or described."""
+        self.schema()
 
     def arguments(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The payload as typed keyword arguments, defaults filled in. Raises InvalidSubmission; see `validate`."""
