@@ -64,7 +64,10 @@ def find_starter() -> Path:
 @click.option("--keep", is_flag=True, help="Keep the demo's folder with everything in it.")
 @common_options
 def demo(options: Options, keep: bool) -> int:
-    """See it work: a short video with sound is made, dropped, cleaned of its mark; the result's place is printed."""
+    """See it work: a short video is made, dropped and cleaned.
+
+    It gets a data directory of its own, of which only the result is left.
+    """
     from runner.cli.following import follow, print_end
 
     workspace = Path(tempfile.mkdtemp(prefix="runner-demo-"))

@@ -21,11 +21,14 @@ from runner.store import TaskPage
 from runner.store.blobs import Handover
 from runner.task import Record, Task
 from runner.web.bodies import read_json, read_optional_json, received_file
-from runner.web.crossing import in_thread
+from runner.web.crossing import in_thread, submit
 from runner.web.door import Caller, caller_of
 from runner.web.parameters import read_query, read_wait, task_id_of
 from runner.web.problems import invalid, pointing_below
 from runner.web.streams import wait_for_end
+
+OTHER_NAMES: Final = {"process_at": "run_after"}
+"""What clients of contract 001 call a field."""
 
 JSON: Final = "application/json"
 SHOWN_TYPES: Final = {
@@ -75,7 +78,7 @@ class TaskEndpoints:
         """`POST /tasks`."""
         body = await read_json(request, self._max_body_bytes)
         submission, origin = read_submission(body, caller_of(request))
-        return created(await in_thread(self._service.submit, submission, origin))
+        return created(await submit(self._service, submission, origin))
 
     async def submit_many(self, request: Request) -> Response:
         """`POST /tasks:batch`."""
@@ -152,6 +155,8 @@ def read_submission(body: Any, caller: Caller, batch_id: str | None = None) -> t
     if caller.may_name_files:
         inputs = tuple(map(_arrival, LocalFiles.model_validate(body).inputs, itertools.count()))
         body = {name: value for name, value in body.items() if name != "inputs"}
+    if "process_at" in body and "run_after" not in body:
+        body = {OTHER_NAMES.get(name, name): value for name, value in body.items()}
     origin = Origin(source=caller.source, user_id=caller.user_id, inputs=inputs, batch_id=batch_id)
     return Submission.model_validate(body), origin
 
