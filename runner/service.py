@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +21,13 @@ from runner.errors import NotFound, OwnerExists
 from runner.events import Events
 from runner.execute import Executors
 from runner.handlers import Handlers
-from runner.intake.admission import Admission, Arrival, Origin, Submission
+from runner.intake.admission import NAME, Admission, Arrival, Origin, Submission
 from runner.intake.door import Door
+from runner.intake.explanation import Explanation
+from runner.intake.folders import Folders
+from runner.intake.inbox import Inbox
+from runner.intake.names import Ignored
+from runner.intake.outbox import Outbox
 from runner.store import Durability, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
 from runner.store.checkpoint import CheckpointRule
 from runner.store.committer import Done
@@ -31,6 +37,7 @@ from runner.store.space import Floors
 from runner.store.store import ScribePlace
 from runner.store.writer import Pace
 from runner.task import Status, Task
+from runner.why import explain_task
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +86,15 @@ class Service:
         admission = Admission(self.handlers, config.limits, config.queues, self.store.layout, self.dispatcher)
         self.door = Door(self.store, admission, self.dispatcher, clock)
         self.dispatcher.attempts.chain = self.door
+        folders = Folders(self.store.layout.inbox, Ignored(config.inbox.ignore))
+        self.outbox = Outbox(config.outbox, self.store, folders, self.events.flush)
+        self.inbox = Inbox(
+            config.inbox, self.store, self.handlers, folders, self.outbox, self.door.take, self._inbox_failed
+        )
         self._threads: list[threading.Thread] = []
         self._recovered = Recovered()
+        self._hears_intake = False
+        self._inbox_failure: BaseException | None = None
         self.is_closing = False
 
     # Life
@@ -110,20 +124,26 @@ class Service:
         """Begins to start tasks, the unfinished ones of earlier owners first."""
         self.door.take_again(self._recovered.live)
         self._apply_limits()
+        if self._role is Role.SERVE:
+            self._open_intake()
         self.dispatcher.start(self._recovered.live)
         self._recovered.live = []
         self._start_thread("dispatcher", self.dispatcher.run)
         if self._role is Role.SERVE:
+            self.inbox.start()
             self.handlers.watch(self._handlers_changed)
 
     def close(self) -> None:
         """Drains: takes nothing new, lets what runs end within the grace period, requeues the rest, and lets go."""
         self.is_closing = True
         self.handlers.close()
+        self.inbox.close()
         self.dispatcher.drain(self.config.drain.grace_period)
         self.dispatcher.stop()
         for thread in self._threads:
             thread.join()
+        self.store.settle()
+        self.outbox.close()
         self.store.close()
         self.events.close()
         self._owner.release()
@@ -179,6 +199,13 @@ class Service:
     def output(self, task: Task, name: str) -> Path:
         """The file of one output. Raises `NotFound`."""
         return Path(self.store.blobs.output(task.output_files, name))
+
+    def why(self, target: str) -> Explanation:
+        """Why a file or a task is not running: `target` is a task's id, or a path, absolute or below the inbox."""
+        if NAME.fullmatch(target) and (task := self.store.find(target)) is not None:
+            reasons = tuple(self._reasons())
+            return explain_task(task, self.dispatcher.standing(target), "; ".join(reasons) or None, self._clock())
+        return self.inbox.explain(os.path.join(self.store.layout.inbox, target))
 
     def queue_stats(self) -> list[dict[str, Any]]:
         """For each queue: what waits, is scheduled, runs, and has ended, by the states that queues are told in."""
@@ -249,6 +276,9 @@ class Service:
     def committed(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
         self.dispatcher.on_commit(transitions)
+        if self._hears_intake:
+            self.inbox.hear(transitions)
+            self.outbox.hear(transitions)
         self.events.publish_transitions(transitions)
 
     # Steps
@@ -259,9 +289,21 @@ class Service:
         assert task is not None
         return task
 
+    def _open_intake(self) -> None:
+        """Before anything runs: what ends from here on is heard, and what ended before a crash is caught up with."""
+        self.inbox.prepare()
+        self.outbox.recover()
+        self.outbox.start()
+        self._hears_intake = True
+
     def _handlers_changed(self, names: frozenset[str]) -> None:
         if names:
             self._apply_limits()
+            self.inbox.refresh()
+
+    def _inbox_failed(self, error: BaseException) -> None:
+        self._inbox_failure = error
+        _log.critical("the inbox has stopped: %s", error)
 
     def _apply_limits(self) -> None:
         weights = {name: queue.weight for name, queue in self.config.queues.items()}
@@ -281,6 +323,8 @@ class Service:
             yield f"task files cannot be written: {self.store.writer.failure}"
         if self.store.space.shortage is not None:
             yield self.store.space.shortage
+        if self._inbox_failure is not None:
+            yield f"the inbox has stopped: {self._inbox_failure}"
 
     def _queue_row(self, queue: str, by_status: Mapping[str, int]) -> dict[str, Any]:
         waiting = self.dispatcher.waiting_in_queue(queue)

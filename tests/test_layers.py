@@ -13,6 +13,7 @@ LAYERS = (
     {"errors", "units", "settings", "config", "logs", "ffmpeg", "task"},
     {"store", "handlers", "context", "events"},
     {"intake", "dispatch", "execute"},
+    {"why"},
     {"service"},
     {"client", "web", "rpc", "dialects"},
     {"cli", "__main__"},

@@ -120,6 +120,10 @@ class Store:
             self._threads.append(thread)
         return found
 
+    def settle(self) -> None:
+        """Everything that was submitted before is durable, and told, when this returns."""
+        self.commit(())
+
     def close(self) -> None:
         """Commits and writes all that was submitted, makes a last checkpoint, and lets go of the files."""
         self.checkpointer.stop()
@@ -189,6 +193,15 @@ class Store:
         total = None if query.page is None else self.index.count(query)
         return TaskPage.model_construct(tasks=tasks, total=total, next_cursor=cursor)
 
+    def all(self, query: TaskQuery) -> Iterator[Task]:
+        """Every task that matches, newest first, a page of the query's size at a time."""
+        while True:
+            page = self.list(query)
+            yield from page.tasks
+            if page.next_cursor is None:
+                return
+            query = query.model_copy(update={"cursor": page.next_cursor})
+
     def count(self, query: TaskQuery) -> int:
         """How many tasks match."""
         self.writer.flush_rows()
@@ -229,13 +242,7 @@ class Store:
 
     def query_user_tasks(self, user_id: str) -> Iterator[Task]:
         """All tasks of one user, newest first."""
-        query = TaskQuery(user_id=user_id, size=1000)
-        while True:
-            page = self.list(query)
-            yield from page.tasks
-            if page.next_cursor is None:
-                return
-            query = query.model_copy(update={"cursor": page.next_cursor})
+        return self.all(TaskQuery(user_id=user_id, size=1000))
 
     # For the committer and the writer
 
