@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.events import WATCHER_CAPACITY, Event, Events, Kind, Watcher, parse_stream_id
-from runner.store.committer import Transition
+from runner.store import Transition
 from runner.task import Progress, Status, Task
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

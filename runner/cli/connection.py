@@ -63,7 +63,9 @@ class Api:
     def request(self, method: str, path: str, query: Mapping[str, Any], body: Any = None) -> httpx2.Response:
         """One request and its answer."""
         params = {name: value for name, value in query.items() if value is not None}
-        request = self._client.build_request(method, f"/api/v1{path}", params=params, json=body)
+        # A change may take as long as a large file takes to copy; a look never does.
+        timeout = ANSWER_SECONDS if method == "GET" else None
+        request = self._client.build_request(method, f"/api/v1{path}", params=params, json=body, timeout=timeout)
         with _connection_failures():
             return _checked(self._send(request))
 
@@ -121,9 +123,7 @@ def connect(options: Options, duty: Duty = Duty.ANSWER) -> Iterator[Api]:
         address = stack.enter_context(short_path(_socket(config)))
         transport = httpx2.HTTPTransport(uds=address, verify=False, trust_env=False)
         client = stack.enter_context(
-            httpx2.Client(
-                transport=transport, base_url="http://runner", headers={"User-Agent": AGENT}, timeout=ANSWER_SECONDS
-            )
+            httpx2.Client(transport=transport, base_url="http://runner", headers={"User-Agent": AGENT})
         )
         yield Api(client, Path(config.data_dir), reach)
 

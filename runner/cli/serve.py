@@ -13,7 +13,7 @@ import click
 
 from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
-from runner.cli.output import print_note
+from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
 from runner.errors import ConfigError, OwnerExists
 from runner.logs import set_up_logs
@@ -42,7 +42,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         stack.callback(service.close)
         tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp))
-        Server(create_app(service, config), service.events, lambda: _print_addresses(config, tcp)).run(sockets)
+        Server(create_app(service, config), service.events, lambda: _print_addresses(options, config, tcp)).run(sockets)
 
 
 def _end(_signal: int, _frame: object) -> NoReturn:
@@ -59,8 +59,12 @@ def _announce(error: OwnerExists) -> None:
     print_note(f"standing by: {error}")
 
 
-def _print_addresses(config: Config, tcp: socket) -> None:
+def _print_addresses(options: Options, config: Config, tcp: socket) -> None:
     host, port = tcp.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    click.echo(f"serving {address}  (API: {address}/api/v1)")
-    click.echo(f"inbox   {Path(config.data_dir) / 'inbox'}")
+    inbox = Path(config.data_dir) / "inbox"
+    if options.as_json:
+        print_json({"address": address, "api": f"{address}/api/v1", "inbox": str(inbox)})
+    else:
+        click.echo(f"serving {address}  (API: {address}/api/v1)\ninbox   {safe(str(inbox))}")
+    sys.stdout.flush()

@@ -119,7 +119,7 @@ def _keep_result(workspace: Path, task: dict[str, Any]) -> list[str]:
     kept = []
     for path in task["output_files"]:
         source = workspace / "data" / path
-        kept.append(source.rename(workspace / source.name).name)
+        kept.append(str(source.rename(workspace / source.name)))
     return kept
 
 

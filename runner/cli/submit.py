@@ -13,6 +13,7 @@ from runner.cli.following import follow, print_end
 from runner.cli.handlers import print_handler
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note
+from runner.intake.names import raw_of, text_of
 
 
 class SubmitCommand(click.Command):
@@ -93,7 +94,10 @@ def _body(type: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _input(path: Path, handover: str | None) -> dict[str, str]:
-    return {"path": str(path.absolute()), "handover": handover or "copy"}
+    """A file as JSON can name it, even if its own name is not UTF-8."""
+    absolute = str(path.absolute())
+    raw = raw_of(absolute)
+    return {"path": text_of(absolute), "handover": handover or "copy", **({"raw": raw} if raw else {})}
 
 
 def read_payload(text: str | None, settings: tuple[str, ...]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from runner.intake.admission import Arrival, Origin, Submission
+from runner.intake.names import path_of, text_of
 from runner.service import Service
 from runner.store import TaskPage
 from runner.store.blobs import Handover
@@ -47,9 +48,11 @@ OUTPUT_HEADERS: Final = {
 
 
 class LocalFile(Record):
-    """An input that lies on this machine already. `path` is absolute."""
+    """An input that lies on this machine already. `path` is absolute; one that is not UTF-8 is given as `raw`, too: its
+    bytes, percent-encoded (RFC 3986)."""
 
-    path: Path
+    path: str
+    raw: str | None = None
     name: str | None = None
     handover: Handover = Handover.COPY
 
@@ -174,9 +177,11 @@ def read_submissions(body: Any, caller: Caller) -> list[tuple[Submission, Origin
 
 
 def _arrival(file: LocalFile, number: int) -> Arrival:
-    if not file.path.is_absolute() or not file.path.is_file():
-        raise invalid(f"/inputs/{number}/path", f"must be the absolute path of a file, not {str(file.path)!r}")
-    return Arrival(path=file.path, name=file.name or file.path.name, size=file.path.stat().st_size, mode=file.handover)
+    path = Path(path_of(file.path, file.raw))
+    if "\0" in file.path or not path.is_absolute() or not path.is_file():
+        raise invalid(f"/inputs/{number}/path", f"must be the absolute path of a file, not {file.path!r}")
+    name = file.name or text_of(path.name)
+    return Arrival(path=path, name=name, size=path.stat().st_size, mode=file.handover)
 
 
 def rendered(task: Task, status: int = 200, headers: dict[str, str] | None = None, **more: Any) -> Response:

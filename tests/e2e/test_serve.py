@@ -54,6 +54,14 @@ def test_a_second_one_stands_by_and_takes_over(cli: Command, project: Path, serv
     assert standby.stop() == 0
 
 
+def test_a_standby_ends_when_it_is_told(project: Path, serving: Serving) -> None:
+    """It owns nothing, so there is nothing to drain; the owner goes on."""
+    standby = Serving(project)
+    standby.await_line("standing by")
+    assert standby.stop() == 0
+    assert can_connect(project / "data" / "runner.sock")
+
+
 def test_a_taken_port_is_a_matter_of_configuration(project: Path, serving: Serving) -> None:
     """Exit code 2, and the way out."""
     port = httpx2.URL(f"http://x{serving.printed.split('127.0.0.1')[1].split()[0]}").port
@@ -80,9 +88,11 @@ def test_a_bad_configuration_is_named_with_its_line(cli: Command, project: Path,
     assert not (project / "data").exists()
 
 
-def test_logs_are_json_where_the_configuration_says_so(project: Path) -> None:
-    """A broken handler is in the log as one JSON line, and does not keep the others from serving."""
+def test_a_broken_handler_keeps_nothing_from_serving(cli: Command, project: Path) -> None:
+    """It is shown by `runner handlers` while the others run."""
     (project / "handlers" / "broken.py").write_text("def (")
-    server = Serving(project)
-    server.await_line("serving ")
+    server = Serving(project, "--json")
+    server.await_line('"api": "http')
+    assert "broken.py:1" in cli("handlers").err
+    assert cli("submit", "count", "--wait").code == 0
     assert server.stop() == 0

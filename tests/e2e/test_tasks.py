@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_the_file_that_is_submitted_stays_unless_it_is_moved(cli: Command, servi
     assert cli("submit", "count", "gone.txt", "--move", "--wait").code == 0
     assert (project / "note.txt").exists()
     assert not (project / "gone.txt").exists()
+
+
+def test_a_file_name_need_not_be_utf_8(cli: Command, serving: Serving, project: Path) -> None:
+    """Linux allows any bytes but two."""
+    name = os.fsdecode(b"caf\xe9.txt")
+    (project / name).write_text("123")
+    assert cli("submit", "count", name, "--wait", "--json").json["result"] == {"bytes": 3}
 
 
 def test_a_submission_says_all_that_the_api_can(cli: Command, serving: Serving) -> None:
