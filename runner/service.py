@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,7 +204,7 @@ class Service:
         if NAME.fullmatch(target) and (task := self.store.find(target)) is not None:
             reasons = tuple(self._reasons())
             return explain_task(task, self.dispatcher.standing(target), "; ".join(reasons) or None, self._clock())
-        return self.inbox.explain(os.path.join(self.store.layout.inbox, target))
+        return self.inbox.explain(str(Path(self.store.layout.inbox, target)))
 
     def queue_stats(self) -> list[dict[str, Any]]:
         """For each queue: what waits, is scheduled, runs, and has ended, by the states that queues are told in."""

@@ -129,8 +129,9 @@ class Drop(Record):
 
     `path` is where it lay, relative to the data directory, or absolute for a watched folder outside it; `raw` holds its
     bytes percent-encoded (RFC 3986) where they are not UTF-8, and `path` is then only for people. `name` is the path
-    below the handler's folder, as the outbox keeps it. `device`, `inode`, `size` (bytes) and `mtime_ns` identify it, so that
-    recovery can tell it from a newer file of the same name. `sidecar` is the path of its parameter file, if any.
+    below the handler's folder, as the outbox keeps it. `device`, `inode`, `size` (bytes) and `mtime_ns` identify it, so
+    that recovery can tell it from a newer file of the same name. `sidecar` is the path of its parameter file, if any,
+    and `outbox` that of the folder where its result goes.
     """
 
     path: str
@@ -307,9 +308,7 @@ def complete(
     )
 
 
-def fail(
-    task: Task, attempt: int, now: datetime, *, error: TaskError, outcome: Outcome = Outcome.FAILED
-) -> Task:
+def fail(task: Task, attempt: int, now: datetime, *, error: TaskError, outcome: Outcome = Outcome.FAILED) -> Task:
     """The current attempt failed and no further one follows: the task is a dead letter."""
     _check_current(task, attempt)
     return _move(
@@ -375,9 +374,7 @@ def retry(task: Task, now: datetime) -> Task:
     """A person asks for a further attempt of a failed or cancelled task."""
     if task.status not in (Status.FAILED, Status.CANCELLED):
         raise IllegalTransition(task.id, task.status, "be retried")
-    return _move(
-        task, Status.PENDING, "be retried", now, error=None, completed_at=None, run_after=None, progress=None
-    )
+    return _move(task, Status.PENDING, "be retried", now, error=None, completed_at=None, run_after=None, progress=None)
 
 
 def report(

@@ -54,7 +54,9 @@ def _explain_waiting(task: Task, standing: Standing, facts: Mapping[str, object]
         return Explanation("taking", "its file is being taken", facts)
     if standing.follows_attempt:
         return Explanation(
-            "follows_attempt", "its last attempt does not end although it was told to; the next one waits for that", facts
+            "follows_attempt",
+            "its last attempt does not end although it was told to; the next one waits for that",
+            facts,
         )
     if standing.is_delayed and task.run_after is not None:
         wait = max(0.0, (task.run_after - now).total_seconds())

@@ -71,7 +71,8 @@ class _Unrecorded:
 class Attempts:
     """Launches attempts and listens to them. Methods may be called from any thread; it is the executors' monitor.
 
-    `chain` is set by whoever puts the parts together, since it submits what this starts. `freed` is told when an attempt has really ended and its slot is free, on whatever thread that happens.
+    `chain` is set by whoever puts the parts together, since it submits what this starts. `freed` is told when an
+    attempt has really ended and its slot is free, on whatever thread that happens.
     """
 
     def __init__(
@@ -170,9 +171,7 @@ class Attempts:
             running.files = files
             self._report(running, None)
 
-    def submitted(
-        self, assignment: Assignment, type: str, payload: dict[str, Any], inputs: tuple[Path, ...], /
-    ) -> str:
+    def submitted(self, assignment: Assignment, type: str, payload: dict[str, Any], inputs: tuple[Path, ...], /) -> str:
         """The attempt hands in a child task."""
         assert self.chain is not None
         return self.chain.submit_child(assignment.task, type, payload, inputs)

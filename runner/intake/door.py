@@ -112,7 +112,9 @@ class Door:
                 answers.append(admitted.task)
         for number, (admitted, ticket) in recording.items():
             answers[number] = self._take_recorded(admitted, ticket)
-        self._gate.release([admitted.task for number, (admitted, _) in recording.items() if answers[number] is admitted.task])
+        self._gate.release(
+            [admitted.task for number, (admitted, _) in recording.items() if answers[number] is admitted.task]
+        )
         return answers
 
     def take_again(self, live: Iterable[Task]) -> None:
@@ -134,9 +136,7 @@ class Door:
         target = self._store.layout.absolute(place)
         self._store.blobs.hand_over(str(arrival.path), target, arrival.mode)
         size, now = os.stat(target).st_size, self._clock()
-        change = Update(
-            task.id, lambda current: transitions.receive_input(current, place, arrival.name, size, now)
-        )
+        change = Update(task.id, lambda current: transitions.receive_input(current, place, arrival.name, size, now))
         try:
             return _one(self._store.commit((change,)))
         except RunnerError:
@@ -281,7 +281,9 @@ class Door:
 
     def _refuse(self, task: Task, message: str) -> Task:
         now, error = self._clock(), TaskError(code="input_missing", message=message, retryable=False)
-        return _one(self._store.commit((Update(task.id, lambda current: transitions.refuse(current, now, error=error)),)))
+        return _one(
+            self._store.commit((Update(task.id, lambda current: transitions.refuse(current, now, error=error)),))
+        )
 
     def _settle_or_discard(self, admitted: Sequence[Admitted], number: int, holder: Task) -> Task:
         try:

@@ -92,6 +92,7 @@ class Create:
     task: Task
 
     def apply(self, stage: Stage) -> Task:
+        """See `Change`."""
         task = self.task
         if task.unique_key is not None:
             holder = stage.find_key(task.user_id, task.unique_key)
@@ -109,6 +110,7 @@ class Update:
     function: Callable[[Task], Task]
 
     def apply(self, stage: Stage) -> Task:
+        """See `Change`."""
         before = stage.get(self.task_id)
         after = self.function(before)
         if after is not before:
@@ -123,6 +125,7 @@ class Remove:
     task_id: str
 
     def apply(self, stage: Stage) -> Task:
+        """See `Change`."""
         task = stage.get(self.task_id)
         if task.status in (Status.PENDING, Status.PROCESSING):
             raise IllegalTransition(task.id, task.status, "be removed; cancel it first")
@@ -137,6 +140,7 @@ class SaveUser:
     user: User
 
     def apply(self, stage: Stage) -> None:
+        """See `Change`."""
         stage.users[self.user.user_id] = self.user
         stage.records.append((Kind.USER, self.user.to_json()))
 
@@ -148,6 +152,7 @@ class RemoveUser:
     user_id: str
 
     def apply(self, stage: Stage) -> None:
+        """See `Change`."""
         stage.users[self.user_id] = RemovedUser(self.user_id)
         stage.records.append((Kind.USER_REMOVAL, self.user_id.encode()))
 

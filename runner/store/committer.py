@@ -60,6 +60,7 @@ class Ticket:
         self._error: RunnerError | None = None
 
     def __call__(self, tasks: Sequence[Task | None], error: RunnerError | None) -> None:
+        """How the group ended."""
         self._tasks, self._error = tasks, error
         self._ready.release()
 

@@ -217,7 +217,7 @@ class Layout:
         self.results = f"{data}/results"
         self.logs = f"{data}/logs"
         self.locks = f"{data}/locks"
-        self.tmp = f"{data}/tmp"
+        self.tmp = f"{data}/tmp"  # noqa: S108 - below the data directory
         self.corrupt = f"{data}/corrupt"
         self.trash = f"{data}/trash"
         self.inbox = f"{data}/inbox"

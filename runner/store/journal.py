@@ -159,8 +159,8 @@ class Journal:
 def replay(files: Files, path: str, number: int) -> tuple[Segment, list[Entry]]:
     """The whole records of one segment, and how it ends."""
     data = files.read(path)
-    good, entries = 0, []
-    for good, entry in decode(data):
-        entries.append(entry)
+    whole = list(decode(data))
+    good = whole[-1][0] if whole else 0
+    entries = [entry for _, entry in whole]
     last = entries[-1].seq if entries else 0
     return Segment(number, path, good, good < len(data), last), entries

@@ -146,7 +146,9 @@ def _missing(files: Files, layout: Layout, truth: _Truth, found: Recovered) -> B
 
 def _rows(files: Files, layout: Layout, truth: _Truth) -> Batch:
     """The index rows of everything that the journal mentions, as the files now say it."""
-    rows = [to_json(task) for task_id, _ in _bodies(truth) if isinstance(task := _read_task(files, layout, task_id), Task)]
+    rows = [
+        to_json(task) for task_id, _ in _bodies(truth) if isinstance(task := _read_task(files, layout, task_id), Task)
+    ]
     return Batch(rows=rows, gone=[task_id for task_id, body in truth.tasks.items() if isinstance(body, Removal)])
 
 
@@ -185,9 +187,7 @@ def _open_index(files: Files, layout: Layout, index: Index, found: Recovered) ->
         return index.open()
 
 
-def _rebuild(
-    files: Files, layout: Layout, pen: DirectPen, found: Recovered, progress: Callable[[str], None]
-) -> None:
+def _rebuild(files: Files, layout: Layout, pen: DirectPen, found: Recovered, progress: Callable[[str], None]) -> None:
     names = [name for name in files.names(layout.tasks) if name.endswith(".json")]
     for start in range(0, len(names), REBUILD_CHUNK):
         chunk = names[start : start + REBUILD_CHUNK]

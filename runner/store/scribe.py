@@ -19,8 +19,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from pydantic_core import from_json, to_json
 
@@ -133,18 +134,21 @@ class ScribePen:
         )
 
     def _ask(self, message: bytes) -> Any:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        _send(self._process.stdin, message)
-        return marshal.loads(_receive(self._process.stdout))
+        to_scribe, from_scribe = self._pipes()
+        _send(to_scribe, message)
+        return marshal.loads(_receive(from_scribe))  # noqa: S302 - the other end is this program too
 
     def _reap(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
+        to_scribe, from_scribe = self._pipes()
+        with suppress(BrokenPipeError):
+            to_scribe.close()
         self._process.wait()
-        self._process.stdout.close()
+        from_scribe.close()
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
 
 
 def pretty(body: bytes) -> bytes:
@@ -168,7 +172,7 @@ def main(data: str, owner: int) -> None:
     pen = DirectPen(Files(), layout)
     try:
         while True:
-            batch = Batch(*marshal.loads(_receive(sys.stdin.buffer)))
+            batch = Batch(*marshal.loads(_receive(sys.stdin.buffer)))  # noqa: S302 - our owner wrote it
             _send(sys.stdout.buffer, marshal.dumps(_attempt(pen, batch)))
     except (EOFError, BrokenPipeError):
         pen.close()

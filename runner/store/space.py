@@ -56,7 +56,7 @@ class Space:
         self.shortage: str | None = None
 
     def check(self) -> str | None:
-        """Measures again, restores the ballast when there is room for it, and says why intake must pause, if it must."""
+        """Measures again, restores the ballast where there is room, and says why intake must pause, if it must."""
         with self._lock:
             self.shortage = shortage(measure(self._directory), self._floors)
             if self.shortage is None:

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from runner.errors import CorruptRecord, NotFound
 from runner.store.blobs import Blobs
-from runner.store.checkpoint import Checkpointer, CheckpointRule
 from runner.store.changes import Change, Create, SaveUser, Update
+from runner.store.checkpoint import Checkpointer, CheckpointRule
 from runner.store.committer import Committer, Done, Durability, Group, Listener, Ticket
 from runner.store.files import Files, Layout
 from runner.store.index import Index

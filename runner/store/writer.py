@@ -239,9 +239,7 @@ class Writer:
             self._oldest_unfinished = time.monotonic() if self._unfinished else None
 
     def _finish(self, load: _Load) -> None:
-        self._written(
-            [document for document in load.documents.values() if isinstance(document, Version)]
-        )
+        self._written([document for document in load.documents.values() if isinstance(document, Version)])
         with self._lock:
             if not HAS_SYNCFS:
                 self._paths.update(self._layout.task(task_id) for task_id in load.documents)
@@ -259,7 +257,9 @@ def _slice(documents: dict[str, _D]) -> dict[str, _D]:
 
 def _batch(load: _Load) -> Batch:
     return Batch(
-        tasks=[(task_id, document.body) for task_id, document in load.documents.items() if isinstance(document, Version)],
+        tasks=[
+            (task_id, document.body) for task_id, document in load.documents.items() if isinstance(document, Version)
+        ],
         users=[(user_id, user.to_json()) for user_id, user in load.users.items() if isinstance(user, User)],
         removals=[document for document in load.documents.values() if isinstance(document, Removal)],
         removed_users=[user_id for user_id, user in load.users.items() if isinstance(user, RemovedUser)],
