@@ -219,7 +219,6 @@ class Layout:
         self.locks = f"{data}/locks"
         self.tmp = f"{data}/tmp"  # noqa: S108 - below the data directory
         self.corrupt = f"{data}/corrupt"
-        self.trash = f"{data}/trash"
         self.inbox = f"{data}/inbox"
         self.outbox = f"{data}/outbox"
         self.socket = f"{data}/runner.sock"
@@ -229,7 +228,7 @@ class Layout:
         """Every directory that must exist."""
         return (
             self.data, self.tasks, self.users, self.journal, self.uploads, self.results, self.logs, self.locks,
-            self.tmp, self.corrupt, self.trash, self.inbox, self.outbox,
+            self.tmp, self.corrupt, self.inbox, self.outbox,
         )  # fmt: skip
 
     def task(self, task_id: str) -> str:
