@@ -96,15 +96,23 @@ def print_handler(options: Options, handler: dict[str, Any]) -> None:
             **{name: value for name, value in handler["options"].items() if name != "accepts"},
         }
     )
-    required = handler["schema"].get("required", [])
-    rows = [
-        (f"--set {name}=…", _kind(parameter), "required" if name in required else _default(parameter),
-         parameter.get("description", ""))
-        for name, parameter in handler["schema"].get("properties", {}).items()
-    ]  # fmt: skip
+    rows = _parameter_rows(handler["schema"])
     if rows:
         click.echo()
         print_table(("parameter", "type", "default", ""), rows)
+
+
+def _parameter_rows(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    required = schema.get("required", [])
+    return [
+        (
+            f"--set {name}=…",
+            _kind(parameter, schema.get("$defs", {})),
+            "required" if name in required else _default(parameter),
+            parameter.get("description", ""),
+        )
+        for name, parameter in schema.get("properties", {}).items()
+    ]
 
 
 def remedy(handler: dict[str, Any]) -> str:
@@ -121,18 +129,20 @@ def _row(handler: dict[str, Any]) -> tuple[object, ...]:
     return name, ", ".join(handler["accepts"]), options["queue"], timeout, doc, note
 
 
-def _kind(parameter: dict[str, Any]) -> str:
-    """The type of a parameter, short: "integer", "array of array", "fast | slow"."""
+def _kind(parameter: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """The shape of a parameter, short: "integer", "fast | slow", "array of {x, y, width, height}"."""
     if "enum" in parameter:
         return " | ".join(map(str, parameter["enum"]))
     if "const" in parameter:
         return str(parameter["const"])
-    if "anyOf" in parameter:
-        return " | ".join(dict.fromkeys(map(_kind, parameter["anyOf"])))
+    if several := parameter.get("anyOf") or parameter.get("oneOf"):
+        return " | ".join(dict.fromkeys(_kind(one, definitions) for one in several))
     if "$ref" in parameter:
-        return str(parameter["$ref"]).rpartition("/")[2]
+        return _kind(definitions[parameter["$ref"].rpartition("/")[2]], definitions)
+    if "properties" in parameter:
+        return f"{{{', '.join(parameter['properties'])}}}"
     kind = str(parameter.get("type", "any"))
-    return f"{kind} of {_kind(parameter['items'])}" if isinstance(parameter.get("items"), dict) else kind
+    return f"{kind} of {_kind(parameter['items'], definitions)}" if isinstance(parameter.get("items"), dict) else kind
 
 
 def _default(parameter: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ from typing import Final
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from runner.config import Config
 from runner.errors import RunnerError
@@ -28,14 +28,19 @@ PREFIX: Final = "/api/v1"
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(service: Service, config: Config) -> Starlette:
+def create_app(service: Service, config: Config) -> ASGIApp:
     """The app over a service that has been started. It owns nothing; closing the service is the caller's."""
+    # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
+    return Door(create_api(service, config), allowed_hosts(config.http))
+
+
+def create_api(service: Service, config: Config) -> Starlette:
+    """The same without its door: the routes and the errors."""
     tasks = TaskEndpoints(service, Path(config.data_dir) / "tmp", config.http.max_body_bytes)
     streams = StreamEndpoints(service)
     system = SystemEndpoints(service)
     app = Starlette(
         routes=[*_task_routes(tasks, streams), *_system_routes(system)],
-        middleware=[Middleware(Door, hosts=allowed_hosts(config.http))],
         exception_handlers={
             RunnerError: problems.answer_runner_error,
             ValidationError: problems.answer_validation_error,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from starlette.applications import Starlette
 
 from runner.config import Config
 from runner.service import Service
@@ -65,7 +64,6 @@ class Served:
     """A running runner: `tcp` and `socket` are clients of its two entrances."""
 
     service: Service
-    app: Starlette
     tcp: httpx2.Client
     socket: httpx2.Client
     data: Path
@@ -105,8 +103,7 @@ def serve(tmp_path: Path) -> Iterator[Served]:
     )
     service = Service(config)
     service.start()
-    app = create_app(service, config)
-    server = Server(app, service.events)
+    server = Server(create_app(service, config), service.events)
     with listen_on_port("127.0.0.1", 0) as listener, listening(data / "runner.sock", listener) as sockets:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, args=(sockets,))
@@ -117,7 +114,7 @@ def serve(tmp_path: Path) -> Iterator[Served]:
                 base_url="http://runner", timeout=20, transport=httpx2.HTTPTransport(uds=str(data / "runner.sock"))
             ) as socket,
         ):
-            yield Served(service, app, tcp, socket, data, port)
+            yield Served(service, tcp, socket, data, port)
         server.should_exit = True
         thread.join()
     service.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from starlette.routing import Route
 
+from runner.web.app import create_api
 from runner.web.problems import STATUS_OF
 from tests.web.conftest import Served
 
@@ -16,7 +17,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-
 def test_every_route_is_on_the_page(idle: Served) -> None:
     """With each of its methods."""
     served = set()
-    for route in idle.app.routes:
+    for route in create_api(idle.service, idle.service.config).routes:
         assert isinstance(route, Route)
         path = route.path.replace(":path}", "}")
         served |= {(method, path) for method in route.methods or () if method != "HEAD"}
