@@ -124,7 +124,7 @@ class Mark:
         try:
             said = json.loads(self._files.read(self._path))
             self._until = datetime.fromisoformat(said["until"])
-            return self._until if said["clean"] else self._until - DOUBT_AFTER_CRASH
+            return self._until + timedelta.resolution if said["clean"] else self._until - DOUBT_AFTER_CRASH
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:

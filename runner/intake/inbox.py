@@ -139,7 +139,7 @@ class Inbox:
 
     def explain(self, path: str) -> Explanation:
         """Why the file at `path` (absolute) is not a task, or which task it is. Any thread."""
-        return explain(path, self._knowledge(), time.monotonic())
+        return explain(os.path.normpath(path), self._knowledge(), time.monotonic())
 
     def report(self) -> dict[str, Any]:
         """The inbox as JSON: what waits in each folder and why, and how files are noticed. Any thread."""

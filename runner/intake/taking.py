@@ -24,7 +24,7 @@ from runner.intake.lanes import Lanes
 from runner.intake.names import is_utf8, shown
 from runner.intake.outbox import Outbox
 from runner.intake.rejects import Reject, Rejects, problems_of
-from runner.intake.sidecar import sidecar_of
+from runner.intake.sidecar import SUFFIX, sidecar_of
 from runner.store import Store
 from runner.task import Status, Task
 
@@ -129,6 +129,9 @@ class Taking:
     def _settle(self, folder: Folder, name: str, finding: Finding, now: float, summary: Summary) -> None:
         """What becomes of a file that is not to be handed in."""
         if isinstance(finding, Held):
+            if finding.why is Why.PARTNER:
+                # Its input may be held because it was missing.
+                self._lanes.put_first(folder, (name.removesuffix(SUFFIX),))
             self._hold(folder, name, finding, now, summary)
         elif isinstance(finding, Refusal):
             self._reject(Reject(folder, name, finding.code, finding.problems), finding.sidecar, now, summary)

@@ -79,7 +79,7 @@ class Site:
 
     def open(self) -> None:
         """Opens the store and makes the parts; nothing is taken yet."""
-        self.store = Store(self.data, _options(), self._tell)
+        self.store = Store(self.data, _options(), self)
         self.handlers = Handlers(self.config.handlers_dir, self.config.handlers)
         self.handlers.load()
         folders = Folders(self.store.layout.inbox, Ignored(self.config.inbox.ignore), self.further)
@@ -100,9 +100,13 @@ class Site:
         self.outbox.close()
         self.store.close()
 
-    def _tell(self, news: list[Transition]) -> None:
-        self.heard.extend(news)
-        self.inbox.hear(news)
+    def appended(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
+    def committed(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+        self.heard.extend(transitions)
+        self.inbox.hear(transitions)
 
     def _take(self, pairs: Sequence[tuple[Submission, Origin]]) -> Sequence[Task | RunnerError]:
         self.batches.append(len(pairs))
