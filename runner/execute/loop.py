@@ -65,8 +65,10 @@ class LoopExecutor:
                 self.stop(task_id, attempt, Stop.DRAINED)
             with self._lock:
                 self._ended.wait_for(lambda: not self._running, _LAST_CALL_SECONDS)
-        if self._loop and self._thread:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop and self._thread:
+            loop.call_soon_threadsafe(loop.stop)
             self._thread.join(_JOIN_SECONDS)
 
     def _start(self) -> asyncio.AbstractEventLoop:

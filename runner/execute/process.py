@@ -291,6 +291,8 @@ class _Supervisor:
     def _let_go(self) -> None:
         for thread in self._errands:
             thread.join()
+        for ward in self._wards.values():
+            ward.close()
         if self._zygote:
             self._zygote.close()
         self._selector.close()

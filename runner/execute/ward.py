@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections import deque
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -151,5 +152,5 @@ class Ward:
 
 def _latest_progress(lines: list[bytes]) -> list[bytes]:
     """The lines without those progress lines that the next one makes obsolete: a handler may report in a tight loop."""
-    following = [*lines[1:], b""]
-    return [text for text, after in zip(lines, following, strict=True) if text[:1] != b"P" or after[:1] != b"P"]
+    pairs = zip_longest(lines, lines[1:], fillvalue=b"")
+    return [text for text, after in pairs if text[:1] != b"P" or after[:1] != b"P"]
