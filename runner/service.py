@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from runner import task as moves
-from runner.config import Config
+from runner.config import Config, RetentionRule
+from runner.dispatch.cleanup import Cleanup, GcMode, GcReport
 from runner.dispatch.delays import Clock, utc_now
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.limits import LimitRules
+from runner.dispatch.timetable import Timetable
 from runner.errors import NotFound, OwnerExists
 from runner.events import Events
 from runner.execute import Executors
@@ -27,6 +29,7 @@ from runner.intake.folders import Folders
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
+from runner.intake.schedules import Schedules
 from runner.store import Durability, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
 from runner.store.checkpoint import CheckpointRule
 from runner.store.committer import Done
@@ -37,6 +40,8 @@ from runner.store.store import ScribePlace
 from runner.store.writer import Pace
 from runner.task import Status, Task
 from runner.why import explain_task
+
+__all__ = ["GcMode", "GcReport", "Health", "Role", "Service", "limit_rules"]
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +95,11 @@ class Service:
         self.inbox = Inbox(
             config.inbox, self.store, self.handlers, folders, self.outbox, self.door.take, self._inbox_failed
         )
+        self._timetable = Timetable()
+        self._schedules = Schedules(
+            config.schedules, self.store.files, f"{self.store.layout.data}/schedules.json", self.door.submit, clock
+        )
+        self._cleanup = Cleanup(self.store, config.retention, self._retention_of, clock)
         self._threads: list[threading.Thread] = []
         self._recovered = Recovered()
         self._hears_intake = False
@@ -129,12 +139,12 @@ class Service:
         self._recovered.live = []
         self._start_thread("dispatcher", self.dispatcher.run)
         if self._role is Role.SERVE:
-            self.inbox.start()
-            self.handlers.watch(self._handlers_changed)
+            self._begin_to_watch()
 
     def close(self) -> None:
         """Drains: takes nothing new, lets what runs end within the grace period, requeues the rest, and lets go."""
         self.is_closing = True
+        self._timetable.close()
         self.handlers.close()
         self.inbox.close()
         self.dispatcher.drain(self.config.drain.grace_period)
@@ -261,6 +271,10 @@ class Service:
         self.get(task_id, user_id)
         self.store.commit((Remove(task_id),))
 
+    def gc(self, mode: GcMode) -> GcReport:
+        """Removes what its retention is over for, or says what that would be."""
+        return self._cleanup.run_once(mode)
+
     def change_limits(self, config: Config) -> None:
         """Other limits and weights from now on."""
         self.config = config
@@ -287,6 +301,17 @@ class Service:
         (task,) = self.store.commit((Update(task_id, function),))
         assert task is not None
         return task
+
+    def _begin_to_watch(self) -> None:
+        self.inbox.start()
+        self.handlers.watch(self._handlers_changed)
+        self._timetable.start()
+        self._schedules.open(self._timetable)
+        self._timetable.every(self.config.retention.interval, "cleanup", self._cleanup.run_once)
+
+    def _retention_of(self, type: str) -> RetentionRule | None:
+        handler = self.handlers.find(type)
+        return None if handler is None else handler.options.retention
 
     def _open_intake(self) -> None:
         """Before anything runs: what ends from here on is heard, and what ended before a crash is caught up with."""

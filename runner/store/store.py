@@ -231,6 +231,11 @@ class Store:
         except ValueError as error:
             raise CorruptRecord(f"{self.layout.user(user_id)} is not a user record: {error}") from error
 
+    def user_ids(self) -> tuple[str, ...]:
+        """The ids of all users with a record on the disk."""
+        names = self.files.names(self.layout.users)
+        return tuple(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
     def save_user(self, user: User) -> None:
         """Durable when it returns."""
         self.commit((SaveUser(user),))
