@@ -32,6 +32,7 @@ from runner.task import Progress, Status, Task
 WATCHER_CAPACITY: Final = 256
 PROGRESS_INTERVAL_SECONDS: Final = 0.1
 MAX_UNTOLD: Final = 8192
+MAX_MESSAGE_CHARACTERS: Final = 64 * 1024
 
 _REST_BITS: Final = 20
 _REST_MASK: Final = (1 << _REST_BITS) - 1
@@ -142,9 +143,14 @@ class Watcher:
         with self._changed:
             if len(self._queue) < WATCHER_CAPACITY:
                 self._queue.append(event)
-            else:
-                self._queue.clear()
-                self.was_reset = self._closed = True
+                return self._wake()
+        return self.reset()
+
+    def reset(self) -> asyncio.Future[None] | None:
+        """Too much has happened: drops what is queued and closes. Returns as `offer`."""
+        with self._changed:
+            self._queue.clear()
+            self.was_reset = self._closed = True
             return self._wake()
 
     def close(self) -> None:
@@ -192,8 +198,13 @@ class Events:
         self._hung_up = False
 
     def publish_transitions(self, transitions: Iterable[Transition]) -> None:
-        """Tasks reached new versions. Costs next to nothing while nobody watches; never waits."""
-        if self._of_all:
+        """Tasks reached new versions. Costs next to nothing while nobody watches; never waits.
+
+        Where more happens than can be told, whoever watches everything is reset.
+        """
+        if self._of_all and len(self._untold) >= MAX_UNTOLD:
+            self._reset_watchers_of_all()
+        elif self._of_all:
             self._tell(transitions)
         elif by_task := self._by_task:
             self._tell([transition for transition in transitions if transition.task.id in by_task])
@@ -206,7 +217,7 @@ class Events:
 
     def log(self, task: Task, level: str, message: str) -> None:
         """A handler says something. `level` is debug, info, warning or error."""
-        data = {"attempt": task.attempt, "level": level, "message": message}
+        data = {"attempt": task.attempt, "level": level, "message": _shortened(message)}
         self._wait_for_room()
         self._tell([_Said(task.id, task.user_id, Kind.LOG, data)])
 
@@ -271,6 +282,11 @@ class Events:
         if self._thread is not None:
             self._thread.join()
         self.hang_up()
+
+    def _reset_watchers_of_all(self) -> None:
+        with self._index:
+            watchers, self._of_all = self._of_all, []
+        _resolve_in_loops([waiting for watcher in watchers if (waiting := watcher.reset()) is not None])
 
     def _places(self, watcher: Watcher) -> list[list[Watcher]]:
         if watcher.task_ids is None:
@@ -417,6 +433,11 @@ class TaskLogs:
             if not self._failed:
                 _log.warning("cannot write %s, its lines are lost: %s", path, error)
             self._failed = True
+
+
+def _shortened(message: str) -> str:
+    missing = len(message) - MAX_MESSAGE_CHARACTERS
+    return message if missing <= 0 else f"{message[:MAX_MESSAGE_CHARACTERS]}… ({missing} more)"
 
 
 def _ends_with_newline(fd: int) -> bool:

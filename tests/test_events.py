@@ -174,6 +174,23 @@ def test_a_watcher_that_falls_behind_is_reset(events: Events) -> None:
     watcher.close()
 
 
+def test_whoever_watches_everything_is_reset_when_too_much_happens(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More news than can be told costs a watcher its place, not the process its memory."""
+    monkeypatch.setattr("runner.events.MAX_UNTOLD", 0)
+    with events.subscribe() as watcher, events.subscribe({"a"}) as other:
+        events.publish_transitions([Transition(None, make_task())])
+        assert (watcher.was_reset, other.was_reset) == (True, False)
+
+
+def test_a_message_of_any_length_is_one_line_that_can_be_read(events: Events) -> None:
+    """It is cut, and says how much is missing."""
+    events.log(make_task(), "info", "x" * 100_000)
+    (event,) = events.history("a")
+    assert event.data["message"].endswith("(34464 more)")
+
+
 def test_a_coroutine_receives_events_from_other_threads(events: Events) -> None:
     """`receive` wakes in its own loop; it returns None at its timeout and when hung up."""
 

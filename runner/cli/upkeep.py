@@ -41,9 +41,10 @@ def gc(options: Options, dry_run: bool) -> None:
         return print_json(report)
     removed = report["removed"]
     if removed:
-        print_table(("what", "why", "size"), [(what, why, format_size(size)) for what, why, size in removed])
+        rows = [(one["id"], one["kind"], one["reason"], format_size(one["bytes"])) for one in removed]
+        print_table(("id", "", "why", "size"), rows)
     verb = "would go" if dry_run else "removed"
-    return click.echo(f"{len(removed)} {verb}, {format_size(sum(size for _, _, size in removed))}")
+    return click.echo(f"{len(removed)} {verb}, {format_size(sum(one['bytes'] for one in removed))}")
 
 
 @click.command()

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from runner.errors import NotFound
 from runner.handlers import Handler, LoadFailure
-from runner.service import Service
+from runner.service import GcMode, Service
 from runner.web.crossing import in_thread
 from runner.web.problems import invalid
 
@@ -48,8 +48,6 @@ class SystemEndpoints:
 
     async def gc(self, request: Request) -> Response:
         """`POST /gc`."""
-        from runner.service import GcMode
-
         mode = request.query_params.get("mode", GcMode.APPLY)
         if mode not in frozenset(GcMode):
             raise invalid("/mode", f"must be {' or '.join(GcMode)}, not {mode!r}")

@@ -15,12 +15,13 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from runner.errors import IllegalTransition
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.intake.names import path_of, text_of
 from runner.service import Service
 from runner.store import TaskPage
 from runner.store.blobs import Handover
-from runner.task import Record, Task
+from runner.task import DRAFT, Record, Task
 from runner.web.bodies import read_json, read_optional_json, received_file
 from runner.web.crossing import in_thread, submit
 from runner.web.door import Caller, caller_of
@@ -133,6 +134,8 @@ class TaskEndpoints:
     async def put_input(self, request: Request) -> Response:
         """`PUT /tasks/{id}/inputs/{name}`."""
         draft = await self._find(request)
+        if draft.status not in DRAFT:
+            raise IllegalTransition(draft.id, draft.status, "take another input file")
         name = request.path_params["name"]
         async with received_file(request, self._uploads) as received:
             arrival = Arrival(path=received.path, name=name, size=received.size, mode=Handover.MOVE)

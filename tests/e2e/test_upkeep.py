@@ -38,7 +38,7 @@ def test_gc_lists_what_would_go_and_then_removes_it(cli: Command, project: Path)
     assert task_id in listed.out
     assert "1 would go" in listed.out
     assert cli("show", task_id).code == 0
-    assert cli("gc", "--json").json["removed"][0][0] == task_id
+    assert cli("gc", "--json").json["removed"][0]["id"] == task_id
     assert cli("show", task_id).code == 3
 
 

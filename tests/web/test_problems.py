@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.requests import Request
 
@@ -64,7 +65,7 @@ def test_a_defect_is_answered_without_its_traceback(
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(idle.service, "queue_stats", break_down)
-    answer = idle.tcp.get("/api/v1/queues/stats")
+    answer = httpx2.get(f"http://127.0.0.1:{idle.port}/api/v1/queues/stats")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
     assert answer.headers["x-request-id"] in caplog.text

@@ -42,6 +42,18 @@ def test_handlers_are_described_with_their_parameters(idle: Served) -> None:
     assert idle.tcp.get("/api/v1/handlers/measure").json()["accepts"] == [".txt"]
 
 
+def test_cleanup_says_what_it_would_remove(served: Served) -> None:
+    """Nothing here is old enough to go."""
+    assert served.tcp.post("/api/v1/gc", params={"mode": "dry_run"}).json() == {"mode": "dry_run", "removed": []}
+    assert served.tcp.post("/api/v1/gc").json()["mode"] == "apply"
+
+
+def test_why_answers_for_a_task(served: Served) -> None:
+    """A sentence for people, a kind and facts for machines."""
+    task = submit(served, delay="1h")
+    assert set(served.tcp.get("/api/v1/why", params={"target": task["id"]}).json()) == {"kind", "text", "facts"}
+
+
 def test_queues_are_counted(idle: Served) -> None:
     """Each configured queue has a row, in the states of contract 001."""
     rows = {row["queue"]: row for row in idle.tcp.get("/api/v1/queues/stats").json()}

@@ -119,6 +119,7 @@ def test_a_draft_takes_files_and_runs_when_it_is_started(served: Served) -> None
     assert served.tcp.post(f"{TASKS}/{draft['id']}/start", json={"payload": {}}).json()["status"] == "pending"
     assert finished(served, draft["id"])["result"] == {"bytes": 5}
     assert list((served.data / "tmp").glob("upload-*")) == []
+    assert served.tcp.put(f"{TASKS}/{draft['id']}/inputs/a.txt", content=b"late").status_code == 409
 
 
 def test_outputs_are_downloaded_and_never_run_by_a_browser(served: Served) -> None:
