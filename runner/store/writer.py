@@ -150,8 +150,7 @@ class Writer:
 
     def flush_rows(self) -> None:
         """The index has a row for everything noted before this call."""
-        if not self._rows:
-            return
+        # Always by way of the lock: rows that a pass has just taken are not written yet.
         with self._pass_lock:
             while load := self._take_rows():
                 self._write(load)
