@@ -38,7 +38,10 @@ def init(options: Options, directory: Path) -> None:
 def lay_out(directory: Path) -> Iterator[Path]:
     """Copies the starter set; yields what was written."""
     starter = find_starter()
-    sources = [starter / "config.yaml", *sorted((starter / "handlers").rglob("*.py"))]
+    handlers = (
+        path for path in (starter / "handlers").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
+    sources = [starter / "config.yaml", *sorted(handlers)]
     for source in sources:
         target = directory / source.relative_to(starter)
         if not target.exists():
