@@ -12,6 +12,7 @@ from runner.cli.connection import connect
 from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_error, print_fields, print_json, print_note, print_table, safe
+from runner.cli.payload import read_payload
 
 if TYPE_CHECKING:
     from runner.execute.once import Run
@@ -46,7 +47,6 @@ def run(
     output: Path | None,
 ) -> int:  # fmt: skip
     """Run one handler here and now, without a server: the way to develop one."""
-    from runner.cli.submit import read_payload
     from runner.execute.once import run_once
     from runner.handlers import Handlers
 

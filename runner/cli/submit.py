@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from runner.cli.following import follow, print_end
 from runner.cli.handlers import print_handler
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note
+from runner.cli.payload import read_pair, read_payload
 from runner.intake.names import raw_of, text_of
 
 
@@ -88,7 +88,7 @@ def _show_parameters(options: Options, type: str) -> None:
 def _body(type: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The submission: only what was said."""
     payload = read_payload(fields.pop("payload"), fields.pop("settings"))
-    metadata = dict(_pair(item, "--meta") for item in fields.pop("metadata"))
+    metadata = dict(read_pair(item, "--meta") for item in fields.pop("metadata"))
     said = {name: value for name, value in fields.items() if value is not None}
     return {"type": type, "payload": payload, **said, **({"metadata": metadata} if metadata else {})}
 
@@ -98,38 +98,3 @@ def _input(path: Path, handover: str | None) -> dict[str, str]:
     absolute = str(path.absolute())
     raw = raw_of(absolute)
     return {"path": text_of(absolute), "handover": handover or "copy", **({"raw": raw} if raw else {})}
-
-
-def read_payload(text: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
-    """The parameters that `--payload` and `--set` give; the latter win."""
-    payload: Any = {}
-    if text is not None:
-        payload = _parse(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
-    if not isinstance(payload, dict):
-        raise click.BadParameter("must be a JSON object", param_hint="--payload")
-    for setting in settings:
-        key, value = _pair(setting, "--set")
-        payload[key] = _value(value)
-    return payload
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise click.BadParameter(f"must be KEY=VALUE, not {text!r}", param_hint=option)
-    return key, value
-
-
-def _value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself: `--set name=Ann` needs no quotes."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"is not JSON: {error}", param_hint="--payload") from error
