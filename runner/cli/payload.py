@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def read_payload(text: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
     """The parameters that `--payload` and `--set` give; the latter win."""
     payload: Any = {}
     if text is not None:
-        payload = _parse(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+        payload = _parse(_read(Path(text[1:])) if text.startswith("@") else text)
     if not isinstance(payload, dict):
         raise click.BadParameter("must be a JSON object", param_hint="--payload")
     for setting in settings:
@@ -24,6 +25,7 @@ def read_payload(text: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
 
 def read_pair(text: str, option: str) -> tuple[str, str]:
     """What KEY=VALUE says. Raises `click.BadParameter`, naming `option`, for anything else."""
+    _check_text(text, option)
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise click.BadParameter(f"must be KEY=VALUE, not {text!r}", param_hint=option)
@@ -33,13 +35,41 @@ def read_pair(text: str, option: str) -> tuple[str, str]:
 def _value(text: str) -> Any:
     """JSON where it is JSON, else the text itself: `--set name=Ann` needs no quotes."""
     try:
-        return json.loads(text)
+        return _load(text)
     except ValueError:
         return text
 
 
 def _parse(text: str) -> Any:
+    _check_text(text, "--payload")
     try:
-        return json.loads(text)
+        return _load(text)
     except ValueError as error:
         raise click.BadParameter(f"is not JSON: {error}", param_hint="--payload") from error
+
+
+def _load(text: str) -> Any:
+    """JSON as the runner takes it: Python's own parser knows numbers that JSON does not."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a number in JSON")
+    return number
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} cannot be read: {error}", param_hint="--payload") from error
+
+
+def _check_text(text: str, option: str) -> None:
+    """Arguments are bytes; JSON holds only text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("is not UTF-8", param_hint=option) from error
