@@ -47,7 +47,11 @@ class Entries:
 
     def publish(self, task: Task, entry: str) -> None:
         """The entry says how the task stands. Done again it changes nothing. Raises `OSError`."""
-        path = self._find(task, self._layout.absolute(entry))
+        path = self._layout.absolute(entry)
+        if not os.path.lexists(path):
+            self._make(task, path)
+            return
+        path = self._find(task, path)
         found = read_task(path)
         if found is None:
             self._make(task, path)
@@ -70,13 +74,29 @@ class Entries:
 
     def _make(self, task: Task, path: str) -> None:
         private = f"{self._layout.tmp}/outbox.{task.id}"
-        if os.path.lexists(private):
-            self._files.remove_tree(private)
-        self._files.mkdir(private)
+        self._make_private(private)
         self._fill(task, private)
-        self._files.replace(f"{private}/{TASK_FILE}", to_pretty_json(task), self._temporary)
-        self._files.make_directory(os.path.dirname(path))
-        self._files.rename(private, path)
+        self._write(f"{private}/{TASK_FILE}", to_pretty_json(task))
+        try:
+            self._files.rename(private, path)
+        except FileNotFoundError:
+            self._files.make_directory(os.path.dirname(path))
+            self._files.rename(private, path)
+
+    def _make_private(self, private: str) -> None:
+        try:
+            self._files.mkdir(private)
+        except FileExistsError:
+            # Of a crash, or of a try that failed half way.
+            self._files.remove_tree(private)
+            self._files.mkdir(private)
+
+    def _write(self, path: str, data: bytes) -> None:
+        fd = self._files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            self._files.write_all(fd, data)
+        finally:
+            self._files.close(fd)
 
     def _fill(self, task: Task, path: str) -> None:
         if os.path.exists(self._layout.log(task.id)):
