@@ -71,6 +71,9 @@ class Outcome(StrEnum):
 COUNTED: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST})
 """Outcomes that use up one of the task's `max_retries`."""
 
+MAX_ESTIMATE_SECONDS: Final = 10 * 365 * 86_400.0
+"""What would take longer is not estimated."""
+
 
 class Source(StrEnum):
     """Which door a task came in by. `CHAIN`: the `on_success` of its parent, or a handler's `ctx.submit`."""
@@ -371,10 +374,21 @@ def refuse(task: Task, now: datetime, *, error: TaskError) -> Task:
 
 
 def retry(task: Task, now: datetime) -> Task:
-    """A person asks for a further attempt of a failed or cancelled task."""
+    """A person asks for a further attempt of a failed or cancelled task; that it had expired counts no more."""
     if task.status not in (Status.FAILED, Status.CANCELLED):
         raise IllegalTransition(task.id, task.status, "be retried")
-    return _move(task, Status.PENDING, "be retried", now, error=None, completed_at=None, run_after=None, progress=None)
+    has_expired = task.expires_at is not None and task.expires_at <= now
+    return _move(
+        task,
+        Status.PENDING,
+        "be retried",
+        now,
+        error=None,
+        completed_at=None,
+        run_after=None,
+        progress=None,
+        expires_at=None if has_expired else task.expires_at,
+    )
 
 
 def report(
@@ -387,7 +401,7 @@ def report(
         now,
         progress=progress or task.progress,
         files=task.files if files is None else files,
-        estimated_completion_at=estimate(task, progress, now),
+        estimated_completion_at=estimate(task, progress, now) if progress else task.estimated_completion_at,
     )
 
 
@@ -396,7 +410,9 @@ def estimate(task: Task, progress: Progress | None, now: datetime) -> datetime |
     if progress is None or not 0 < progress.percentage < 100 or not task.attempts:
         return None
     elapsed = (now - task.attempts[-1].started_at).total_seconds()
-    return now + timedelta(seconds=elapsed * (100 - progress.percentage) / progress.percentage)
+    remaining = elapsed * (100 - progress.percentage) / progress.percentage
+    # Negative when the clock was set back meanwhile.
+    return now + timedelta(seconds=remaining) if 0 <= remaining <= MAX_ESTIMATE_SECONDS else None
 
 
 def _check_current(task: Task, attempt: int) -> None:
@@ -406,6 +422,8 @@ def _check_current(task: Task, attempt: int) -> None:
 
 def _ended(task: Task, outcome: Outcome, now: datetime, error: TaskError | None = None) -> tuple[Attempt, ...]:
     """The attempts with the last one closed. A run of snoozes is kept as its latest, or a poller grows for ever."""
+    if not task.attempts:
+        return ()  # only in a file that somebody has edited
     last = task.attempts[-1].model_copy(update={"ended_at": now, "outcome": outcome, "error": error})
     earlier = task.attempts[:-1]
     if outcome is Outcome.SNOOZED and earlier and earlier[-1].outcome is Outcome.SNOOZED:
