@@ -133,11 +133,13 @@ class Log:
 class Context:
     """The first argument of every handler. May be used from any thread of the handler while the attempt runs."""
 
-    __slots__ = ("_listener", "_work", "has_scratch", "stopped")
+    __slots__ = ("_listener", "_work", "has_outputs", "has_scratch", "stopped")
 
     def __init__(self, work: Work, listener: Listener) -> None:
         self._work = work
         self._listener = listener
+        self.has_outputs = False
+        """Whether `output` was called."""
         self.has_scratch = False
         """Whether the scratch folder was asked for."""
         self.stopped = ""
@@ -174,8 +176,10 @@ class Context:
         """
         name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         _check_name(name)
-        self._work.output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._work.output_dir / name
+        directory = self._work.output_dir
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.has_outputs = True
+        return directory / name
 
     def progress(self, percentage: float, message: str = "", stage: str = "") -> None:
         """Say how far the attempt is, 0 to 100, what it does just now, and in which stage. Cheap; call it often."""

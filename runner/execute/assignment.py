@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,26 +16,38 @@ from runner.task import FileState, Outcome, Progress, Task, TaskError
 class Assignment:
     """One attempt to run: `task` is processing and its `attempt` is the number of this one.
 
-    `output_dir` and `scratch_dir` are private to the attempt and may not exist yet; paths are absolute.
+    `private` is the path, absolute, below whose name the attempt has its own two directories; neither exists yet.
+    Text, because most attempts need neither, and making a `Path` costs more than starting one.
     """
 
     task: Task
     handler: Handler
     inputs: tuple[Path, ...]
-    output_dir: Path
-    scratch_dir: Path
+    private: str
     config: Mapping[str, Any]
+
+    @property
+    def output_dir(self) -> Path:
+        """Where its results are written before they are published."""
+        return Path(self.private)
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Where it may write anything else."""
+        return Path(f"{self.private}.scratch")
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended. `result` is plain JSON values; `after_seconds` is what Retry or Snooze asked for."""
+    """How an attempt ended. `result` is plain JSON values; `after_seconds` is what Retry or Snooze asked for;
+    `has_outputs` is False only if it is known that there is no `output_dir`."""
 
     outcome: Outcome
     result: Any = None
     error: TaskError | None = None
     after_seconds: float | None = None
     traceback: str = ""
+    has_outputs: bool = field(default=True, compare=False)
 
 
 class Stop(StrEnum):

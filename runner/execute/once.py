@@ -59,8 +59,7 @@ def run_once(
             task=_task(handler, submission, inputs),
             handler=handler,
             inputs=tuple(Path(path).absolute() for path in inputs),
-            output_dir=Path(private, "outputs"),
-            scratch_dir=Path(private, "scratch"),
+            private=str(Path(private, "attempt")),
             config=config or {},
         )
         onlooker = _Onlooker(say)

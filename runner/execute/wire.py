@@ -112,8 +112,7 @@ def write_brief(assignment: Assignment) -> int:
             "options": handler.options.model_dump(mode="json"),
         },
         "inputs": [path_to_text(path) for path in assignment.inputs],
-        "output_dir": path_to_text(assignment.output_dir),
-        "scratch_dir": path_to_text(assignment.scratch_dir),
+        "private": path_to_text(assignment.output_dir),
         "config": dict(assignment.config),
     }
     with tempfile.TemporaryFile() if sys.platform != "linux" else open(os.memfd_create("brief"), "wb") as file:
@@ -131,13 +130,17 @@ class Brief:
     name: str
     options: HandlerOptions
     inputs: tuple[Path, ...]
-    output_dir: Path
-    scratch_dir: Path
+    private: str
     config: dict[str, Any]
+
+    @property
+    def scratch_dir(self) -> Path:
+        """As in `Assignment`."""
+        return Path(f"{self.private}.scratch")
 
     def assign(self, handler: Handler) -> Assignment:
         """The assignment, once the handler's file is loaded."""
-        return Assignment(self.task, handler, self.inputs, self.output_dir, self.scratch_dir, self.config)
+        return Assignment(self.task, handler, self.inputs, self.private, self.config)
 
 
 def read_brief(descriptor: int) -> Brief:
@@ -153,8 +156,7 @@ def read_brief(descriptor: int) -> Brief:
         name=handler["name"],
         options=HandlerOptions.model_validate(handler["options"]),
         inputs=tuple(map(text_to_path, brief["inputs"])),
-        output_dir=text_to_path(brief["output_dir"]),
-        scratch_dir=text_to_path(brief["scratch_dir"]),
+        private=str(text_to_path(brief["private"])),
         config=brief["config"],
     )
 

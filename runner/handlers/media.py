@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-import mimetypes
 from collections.abc import Iterable
+from mimetypes import MimeTypes
 from typing import Final
 
 HEAD_BYTES: Final = 512
@@ -50,18 +50,25 @@ _CONTAINERS: Final = (
     (b"OggS", "audio/ogg", ("video/", "audio/")),
     (b"0&\xb2u\x8ef\xcf\x11", "video/x-ms-wmv", ("video/", "audio/")),
 )
-_NAMES: Final = {
+# The same on every machine: without what the system's own tables add.
+_TYPES: Final = MimeTypes().types_map[True] | {
     ".avif": "image/avif",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".epub": "application/epub+zip",
+    ".flac": "audio/flac",
     ".heic": "image/heic",
     ".heif": "image/heif",
     ".md": "text/markdown",
     ".mkv": "video/x-matroska",
     ".ndjson": "application/x-ndjson",
     ".ogg": "audio/ogg",
+    ".odt": "application/vnd.oasis.opendocument.text",
     ".ogv": "video/ogg",
+    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
     ".webm": "video/webm",
     ".webp": "image/webp",
     ".wmv": "video/x-ms-wmv",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     ".yaml": "application/yaml",
     ".yml": "application/yaml",
 }
@@ -89,4 +96,4 @@ def matches(patterns: Iterable[str], filename: str, head: bytes) -> bool:
 def _by_name(filename: str) -> str:
     dot = filename.rfind(".")
     suffix = filename[dot:].lower() if dot >= 0 else ""
-    return _NAMES.get(suffix) or mimetypes.types_map.get(suffix, UNKNOWN)
+    return _TYPES.get(suffix, UNKNOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keyword import iskeyword
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -30,6 +31,7 @@ def $name(ctx: Context, greeting: str = "Hello") -> dict[str, int]:
 _TEST: Final = Template('''\
 """Tests of the handler $name."""
 
+from keyword import iskeyword
 from pathlib import Path
 
 from runner.execute.once import run_once
@@ -58,7 +60,7 @@ def create_handler(name: str, handlers_dir: Path, tests_dir: Path | None = None)
     The test expects `handlers_dir` beside `tests_dir`. Raises Refused for a name that cannot be used, and for a file
     that exists; then nothing was written.
     """
-    if not NAME.fullmatch(name) or not name.isidentifier():
+    if not NAME.fullmatch(name) or not name.isidentifier() or iskeyword(name):
         raise Refused(f"{name!r} cannot name a handler: a-z first, then a-z, 0-9 and _, such as resize_image")
     wanted = {handlers_dir / f"{name}.py": _HANDLER}
     if tests_dir:
