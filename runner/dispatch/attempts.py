@@ -190,12 +190,12 @@ class Attempts:
     def _conclude(self, running: Running, ending: Ending) -> None:
         task = running.assignment.task
         output_files: tuple[str, ...] = ()
-        if ending.outcome is Outcome.COMPLETED:
+        if ending.outcome is Outcome.COMPLETED and ending.has_outputs:
             try:
                 output_files = self._store.blobs.publish(task.id, task.attempt, task.user_id)
             except OSError as error:
                 ending = _unpublished(error)
-        if not output_files:
+        if ending.has_outputs and not output_files:
             self._discard(running)
         self._record(running, ending, output_files)
 
@@ -282,13 +282,11 @@ class Attempts:
 
     def _assign(self, task: Task, handler: Handler) -> Assignment:
         layout = self._store.layout
-        private = layout.attempt(task.id, task.attempt)
         return Assignment(
             task=task,
             handler=handler,
             inputs=tuple(Path(layout.absolute(path)) for path in task.input_files),
-            output_dir=Path(private),
-            scratch_dir=Path(f"{private}.scratch"),
+            private=layout.attempt(task.id, task.attempt),
             config=self._configs(task.type),
         )
 
