@@ -115,7 +115,7 @@ def test_the_table_allows_what_the_verbs_do_and_no_more() -> None:
 
 def test_a_move_that_the_table_lacks_raises_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table is asked each time, so that a verb cannot be more generous than it."""
-    monkeypatch.setitem(transitions.TRANSITIONS, Status.PENDING, frozenset())  # type: ignore[arg-type]
+    monkeypatch.setitem(transitions.TRANSITIONS, Status.PENDING, frozenset())
     with pytest.raises(IllegalTransition, match="it cannot be cancelled"):
         transitions.cancel(make(), LATER)
 
