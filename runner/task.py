@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -84,6 +84,9 @@ class Source(StrEnum):
     CLI = "cli"
     SCHEDULE = "schedule"
     CHAIN = "chain"
+
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -207,6 +210,25 @@ class Task(Record):
         return sum(attempt.outcome in COUNTED for attempt in self.attempts)
 
 
+_DEFAULTS: Final = {
+    name: field.get_default(call_default_factory=False)
+    for name, field in Task.model_fields.items()
+    if not field.is_required()
+}
+_FIELDS: Final = set(Task.model_fields)
+
+
+def make(**fields: Any) -> Task:
+    """A task from values that have been checked: quicker than `Task(...)`, which checks them again. `payload` and
+    `metadata` must be given."""
+    task = Task.__new__(Task)
+    object.__setattr__(task, "__dict__", {**_DEFAULTS, **fields})
+    object.__setattr__(task, "__pydantic_fields_set__", _FIELDS)
+    object.__setattr__(task, "__pydantic_extra__", None)
+    object.__setattr__(task, "__pydantic_private__", None)
+    return task
+
+
 _to_json = Task.__pydantic_serializer__.to_json
 _from_json = Task.__pydantic_validator__.validate_json
 
@@ -230,15 +252,20 @@ def from_json(data: bytes) -> Task:
     return task
 
 
-def _change(task: Task, now: datetime, **changes: Any) -> Task:
-    # What `model_copy` does, at a third of its cost: this runs several times in the life of every task.
-    changed = Task.__new__(Task)
-    fields = {**task.__dict__, **changes, "version": task.version + 1, "updated_at": now}
-    object.__setattr__(changed, "__dict__", fields)
-    object.__setattr__(changed, "__pydantic_fields_set__", task.__pydantic_fields_set__)
+def _copy(record: R, changes: dict[str, Any]) -> R:
+    """What `model_copy` does, at a third of its cost: this runs many times in the life of every task."""
+    changed: R = record.__class__.__new__(record.__class__)
+    object.__setattr__(changed, "__dict__", {**record.__dict__, **changes})
+    object.__setattr__(changed, "__pydantic_fields_set__", record.__pydantic_fields_set__)
     object.__setattr__(changed, "__pydantic_extra__", None)
     object.__setattr__(changed, "__pydantic_private__", None)
     return changed
+
+
+def _change(task: Task, now: datetime, **changes: Any) -> Task:
+    changes["version"] = task.version + 1
+    changes["updated_at"] = now
+    return _copy(task, changes)
 
 
 def _move(task: Task, to: Status, change: str, now: datetime, **changes: Any) -> Task:
@@ -294,9 +321,8 @@ def complete(
 ) -> Task:
     """The current attempt returned. Raises `Fenced` if `attempt` is no longer the current one."""
     _check_current(task, attempt)
-    progress = (task.progress or Progress(stage="completed")).model_copy(
-        update={"percentage": 100.0, "updated_at": now}
-    )
+    progress = Progress(stage="completed") if task.progress is None else task.progress
+    progress = _copy(progress, {"percentage": 100.0, "updated_at": now})
     return _move(
         task,
         Status.COMPLETED,
@@ -424,7 +450,7 @@ def _ended(task: Task, outcome: Outcome, now: datetime, error: TaskError | None 
     """The attempts with the last one closed. A run of snoozes is kept as its latest, or a poller grows for ever."""
     if not task.attempts:
         return ()  # only in a file that somebody has edited
-    last = task.attempts[-1].model_copy(update={"ended_at": now, "outcome": outcome, "error": error})
+    last = _copy(task.attempts[-1], {"ended_at": now, "outcome": outcome, "error": error})
     earlier = task.attempts[:-1]
     if outcome is Outcome.SNOOZED and earlier and earlier[-1].outcome is Outcome.SNOOZED:
         earlier = earlier[:-1]

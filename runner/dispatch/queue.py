@@ -98,7 +98,7 @@ class TaskQueue:
         """The next task that may start, with its slot acquired; None if none may."""
         if self._limits.is_full(GLOBAL):
             return None
-        for name, line in sorted(self._lines.items(), key=lambda item: item[1].passed):
+        for name, line in sorted(self._ready_lines(), key=_share):
             chosen = self._pop_from(name, line)
             if chosen is not None:
                 return chosen
@@ -147,6 +147,9 @@ class TaskQueue:
     def ids(self) -> Iterator[str]:
         """Every waiting task, in no order."""
         return iter(tuple(self._lane_of))
+
+    def _ready_lines(self) -> list[tuple[str, _Line]]:
+        return [item for item in self._lines.items() if item[1].ready]
 
     def _alive(self, lane: Lane) -> list[str]:
         return [task_id for task_id in self._lanes[lane].ids if self._lane_of.get(task_id) == lane]
@@ -241,3 +244,7 @@ class TaskQueue:
                 del self._aside[limit, queue]
             self._lanes[rank[3]].after = limit
             heappush(line.ready, rank)
+
+
+def _share(item: tuple[str, _Line]) -> float:
+    return item[1].passed

@@ -20,7 +20,7 @@ from runner.errors import InvalidSubmission, LimitReached, Problem
 from runner.handlers import Handler
 from runner.handlers.media import HEAD_BYTES
 from runner.store import Handover, Layout
-from runner.task import Chained, Drop, Source, Status, Task
+from runner.task import Chained, Drop, Source, Status, Task, make
 from runner.units import Duration
 
 NAME: Final = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
@@ -134,7 +134,7 @@ class Admission:
         task_id = str(uuid.uuid4())
         arrivals = tuple(map(_measured, origin.inputs))
         self._check_files(handler, arrivals)
-        task = Task(
+        task = make(
             id=task_id,
             status=_first_status(submission, arrivals),
             input_files=self._places(origin.user_id, task_id, arrivals),
