@@ -69,7 +69,9 @@ async def perform_async(assignment: Assignment, context: Context) -> Ending:
 def complete(result: Any, *, has_outputs: bool = True) -> Ending:
     """The ending of a function that returned `result`: COMPLETED if that is JSON, else FAILED."""
     if _is_plain(result):
-        return Ending(Outcome.COMPLETED, result, has_outputs=has_outputs)
+        # A copy: the handler may keep its dict and change it, and this one is the task's until it is written.
+        kept = result if result is None else dict(result)
+        return Ending(Outcome.COMPLETED, kept, has_outputs=has_outputs)
     try:
         wrapped = result
         for _ in range(_LEVELS_ABOVE):

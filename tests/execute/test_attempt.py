@@ -29,6 +29,14 @@ def test_a_result_is_what_a_reader_of_its_json_will_see(result: Any, expected: A
     assert complete(result) == Ending(Outcome.COMPLETED, expected)
 
 
+def test_a_result_does_not_change_when_the_handler_changes_its_own_dict_later() -> None:
+    """A handler may return the same module-level dict each time; an earlier task's result stays what it was."""
+    state = {"n": 1}
+    ending = complete(state)
+    state["n"] = 99
+    assert ending.result == {"n": 1}
+
+
 def _nested(levels: int) -> list[Any]:
     result: list[Any] = []
     for _ in range(levels):
