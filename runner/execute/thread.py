@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
@@ -22,8 +21,9 @@ class ThreadExecutor:
     """Runs `def` handlers. How many at once is not decided here: each `run` finds an idle thread or starts one."""
 
     def __init__(self) -> None:
+        self._todo: SimpleQueue[Work | None] = SimpleQueue()
         self._running: dict[tuple[str, int], Context] = {}
-        self._idle: list[_Worker] = []
+        self._workers: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._closed = False
@@ -36,9 +36,10 @@ class ThreadExecutor:
             if self._closed:
                 raise ShuttingDown("the executor is closed")
             self._running[(task.id, task.attempt)] = context
-            # The last one to become idle: its stack is warm, and during `ended` it is the calling thread itself.
-            worker = self._idle.pop() if self._idle else None
-        (worker or self._start_worker()).todo.put((assignment, monitor, context))
+            if len(self._running) > len(self._workers):
+                self._start_worker()
+        # One queue for all: a worker that is awake takes what comes next, and no sleeping one has to be woken for it.
+        self._todo.put((assignment, monitor, context))
 
     def stop(self, task_id: str, attempt: int, reason: Stop) -> None:
         """See Executor. Only sets the flag that `ctx.cancelled` and `ctx.check()` read."""
@@ -54,56 +55,26 @@ class ThreadExecutor:
                 for context in self._running.values():
                     context.stop(Stop.DRAINED)
                 self._ended.wait_for(lambda: not self._running, _LAST_CALL_SECONDS)
-            workers, self._idle = self._idle, []
-        for worker in workers:
-            worker.dismiss()
+            workers = tuple(self._workers)
+            idle = len(workers) - len(self._running)
+        for _ in range(idle):
+            self._todo.put(None)
+        if idle == len(workers):
+            for worker in workers:
+                worker.join()
 
-    def _start_worker(self) -> _Worker:
-        worker = _Worker(self._rest, self._retire)
+    def _start_worker(self) -> None:
+        worker = threading.Thread(target=self._work, name="handler", daemon=True)
+        self._workers.add(worker)
         worker.start()
-        return worker
 
-    def _rest(self, worker: _Worker, assignment: Assignment) -> None:
-        """The worker has done that, and is free once it has told so."""
-        with self._lock:
-            del self._running[(assignment.task.id, assignment.task.attempt)]
-            self._idle.append(worker)
-            if self._closed:
-                self._ended.notify_all()
-
-    def _retire(self, worker: _Worker) -> bool:
-        """Whether the worker may go: nobody has just chosen it."""
-        with self._lock:
-            if worker not in self._idle:
-                return False
-            self._idle.remove(worker)
-            return True
-
-
-class _Worker:
-    """One thread, with a queue of its own: who puts work into it has taken it from the idle ones before."""
-
-    def __init__(self, rest: Callable[[_Worker, Assignment], None], retire: Callable[[_Worker], bool]) -> None:
-        self.todo: SimpleQueue[Work | None] = SimpleQueue()
-        self._rest = rest
-        self._retire = retire
-        self._thread = threading.Thread(target=self._run, name="handler", daemon=True)
-
-    def start(self) -> None:
-        """Begin to wait for work."""
-        self._thread.start()
-
-    def dismiss(self) -> None:
-        """End the thread once it is idle, and wait for that."""
-        self.todo.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
+    def _work(self) -> None:
+        """A worker's life: one assignment after the other, until there has been none for a while."""
         while True:
             try:
-                work = self.todo.get(timeout=_IDLE_SECONDS)
+                work = self._todo.get(timeout=_IDLE_SECONDS)
             except Empty:
-                if self._retire(self):
+                if self._retire():
                     return
                 continue
             if work is None:
@@ -114,6 +85,20 @@ class _Worker:
     def _perform(self, assignment: Assignment, monitor: Monitor, context: Context) -> None:
         ending = perform(assignment, context)
         context.close()
-        # Free first, told second: the next `run` comes from inside `ended`, and then finds this thread.
-        self._rest(self, assignment)
+        # Free first, told second: the next `run` comes from inside `ended`, and this thread then takes it.
+        self._rest(assignment)
         monitor.ended(assignment, ending)
+
+    def _rest(self, assignment: Assignment) -> None:
+        with self._lock:
+            del self._running[(assignment.task.id, assignment.task.attempt)]
+            if self._closed:
+                self._ended.notify_all()
+
+    def _retire(self) -> bool:
+        """Whether the worker may go: there are more of them than there is work."""
+        with self._lock:
+            if len(self._workers) <= len(self._running):
+                return False
+            self._workers.discard(threading.current_thread())
+            return True
