@@ -64,8 +64,10 @@ class Health:
 
 
 class Service:
-    """Opened by `start`, closed by `close`, both on the main thread. The verbs may be called from any thread; what they
-    change is durable when they return. `user_id` None sees everybody's tasks; to a user, those of others are not there.
+    """Opened by `start`, or by `open` and `run_tasks`, and closed by `close`, all on the main thread.
+
+    The verbs may be called from any thread; what they change is durable when they return. `user_id` None sees
+    everybody's tasks; to a user, those of others are not there.
     """
 
     def __init__(self, config: Config, role: Role = Role.SERVE, clock: Clock = utc_now) -> None:
@@ -108,12 +110,18 @@ class Service:
 
     # Life
 
-    def start(
+    def start(self) -> None:
+        """Becomes the owner at once and, in role `SERVE`, runs what waits. Raises `OwnerExists`, `FormatError`."""
+        self.open()
+        if self._role is Role.SERVE:
+            self.run_tasks()
+
+    def open(
         self,
         announce: Callable[[OwnerExists], None] | None = None,
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Becomes the owner, recovers, and in role `SERVE` runs what waits.
+        """Becomes the owner and recovers; nothing runs yet.
 
         With `announce` it waits for another owner to end, after telling it of that one; without, it raises
         `OwnerExists`. `progress` is told what takes long. Raises `FormatError`.
@@ -126,8 +134,6 @@ class Service:
         self._recovered = self.store.open(progress)
         for note in self._recovered.notes:
             _log.warning("%s", note)
-        if self._role is Role.SERVE:
-            self.run_tasks()
 
     def run_tasks(self) -> None:
         """Begins to start tasks, the unfinished ones of earlier owners first."""
@@ -288,11 +294,12 @@ class Service:
 
     def committed(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
+        # Watchers are told before attempts are launched, so that they see `processing` before what the handler says.
+        self.events.publish_transitions(transitions)
         self.dispatcher.on_commit(transitions)
         if self._hears_intake:
             self.inbox.hear(transitions)
             self.outbox.hear(transitions)
-        self.events.publish_transitions(transitions)
 
     # Steps
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from socket import socket
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -22,6 +25,11 @@ from runner.web.app import create_app
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
 
+LOOPS: Final = frozenset({"committer", "syncer", "writer", "checkpointer", "dispatcher", "inbox", "outbox", "events"})
+"""The threads without which nothing goes on. Those that handlers start may fail as they like."""
+
+_log = logging.getLogger(__name__)
+
 
 @click.command()
 @click.option("--host", help="The address to serve HTTP at.")
@@ -35,12 +43,15 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     config = options.load_config(http__host=host, http__port=port)
     _check_auth(config)
     set_up_logs(config.log)
+    threading.excepthook = _end_loudly
     signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:
         service = Service(config)
-        service.start(announce=_announce)
+        service.open(_announce, print_note)
         stack.callback(service.close)
+        # Before anything runs: an address that is taken is the user's mistake, and no task's business.
         tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
+        service.run_tasks()
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp))
         Server(create_app(service, config), service.events, lambda: _print_addresses(options, config, tcp)).run(sockets)
 
@@ -48,6 +59,15 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
 def _end(_signal: int, _frame: object) -> NoReturn:
     """SIGTERM before the server listens to it, and during the drain: what is open is closed on the way out."""
     sys.exit(Exit.OK)
+
+
+def _end_loudly(failure: threading.ExceptHookArgs) -> None:
+    """A loop has failed that the runner cannot do without. What is acknowledged is in the journal; the next start, or
+    the standby, goes on from there. Half a runner would be worse than none."""
+    name = failure.thread.name if failure.thread is not None else ""
+    _log.critical("thread %s failed", name, exc_info=failure.exc_value)
+    if name in LOOPS:
+        os._exit(Exit.TASK_FAILED)
 
 
 def _check_auth(config: Config) -> None:
