@@ -503,7 +503,7 @@ def watched(folder: Folder) -> Iterator[tuple[Handlers, Changes]]:
     """A folder with one handler that is watched."""
     folder.write("a.py", "@handler\ndef one(ctx): ...")
     handlers, changes = folder.load(), Changes()
-    handlers.watch(changes)
+    handlers.watch(changes, rescan_seconds=0.5)
     yield handlers, changes
     handlers.close()
 

@@ -29,7 +29,8 @@ from runner.execute.wire import Frame, Verb, receive_request
 
 PRELOAD: Final = ("asyncio", "pydantic", "runner.context", "runner.execute.child", "runner.handlers")
 
-_OWNER_DIED: Final = signal.SIGHUP
+_OWNER_DIED: Final = signal.SIGUSR2
+_IGNORED: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _SWEEP_SECONDS: Final = 0.02
 _PATIENCE_SECONDS: Final = 5.0
 """How long the news of a child's end waits for its leftovers, which are killed but may hang in the kernel."""
@@ -102,8 +103,8 @@ class Zygote:
 
     def _catch_signals(self) -> None:
         # The owner decides when children end; a terminal or a service manager signals everybody.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(_OWNER_DIED, self._note_death)
         signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
@@ -151,7 +152,7 @@ class Zygote:
         """In the forked process: let go of what is the zygote's, and run the attempt."""
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, _OWNER_DIED):
+            for number in (*_IGNORED, signal.SIGCHLD, _OWNER_DIED):
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
             self._kernel.adopt_orphans()

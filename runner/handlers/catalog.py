@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from runner.config import HandlerConfig
 from runner.errors import UnknownHandler
@@ -28,6 +28,8 @@ from runner.handlers.loading import (
 )
 
 Stamp: TypeAlias = tuple[int, int, int]
+
+RESCAN_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,15 @@ class Handlers:
         with self._lock:
             return self._reload(self._changed())
 
-    def watch(self, on_change: Callable[[frozenset[str]], None]) -> None:
+    def watch(self, on_change: Callable[[frozenset[str]], None], rescan_seconds: float = RESCAN_SECONDS) -> None:
         """Keep up with the folder, in a thread of its own, until `close`.
 
-        `on_change` is called there after each change; with no names when a file only broke, or was only mended.
+        `on_change` is called there after each change; with no names when a file only broke, or was only mended. What
+        the watcher misses is found after `rescan_seconds`.
         """
-        self._watcher = threading.Thread(target=self._follow, args=(on_change,), name="handlers-watcher", daemon=True)
+        self._watcher = threading.Thread(
+            target=self._follow, args=(on_change, rescan_seconds), name="handlers-watcher", daemon=True
+        )
         self._watcher.start()
 
     def close(self) -> None:
@@ -112,10 +117,10 @@ class Handlers:
         if self._watcher:
             self._watcher.join()
 
-    def _follow(self, on_change: Callable[[frozenset[str]], None]) -> None:
+    def _follow(self, on_change: Callable[[frozenset[str]], None], rescan_seconds: float) -> None:
         from runner.handlers.watching import hints  # watchfiles is slow to import, and only a server needs it
 
-        for _ in hints(self.directory, self._stop):
+        for _ in hints(self.directory, self._stop, rescan_seconds):
             with self._lock:
                 changed = self._changed()
                 names = self._reload(changed) if changed else frozenset()

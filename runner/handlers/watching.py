@@ -9,32 +9,31 @@ from typing import Final
 
 import watchfiles
 
-RESCAN_SECONDS: Final = 5.0
 _STEP_MS: Final = 50
 _DEBOUNCE_MS: Final = 200
 
 
-def hints(directory: Path, stop: Event) -> Iterator[None]:
-    """Yield whenever it is worth looking, until `stop` is set. A hint may be late or for nothing, none is needed.
+def hints(directory: Path, stop: Event, rescan_seconds: float) -> Iterator[None]:
+    """Yield whenever it is worth looking, and every `rescan_seconds`, until `stop` is set.
 
     A folder that is not there, or is replaced by another, and a watcher that fails only make hints rarer.
     """
     while not stop.is_set():
         try:
-            yield from _changes(directory, stop)
+            yield from _changes(directory, stop, rescan_seconds)
         # UnicodeDecodeError: one file name that is not UTF-8. RuntimeError: what watchfiles raises for the rest.
         except (OSError, RuntimeError, UnicodeDecodeError):
             stop.wait(1)
             yield
 
 
-def _changes(directory: Path, stop: Event) -> Iterator[None]:
+def _changes(directory: Path, stop: Event, rescan_seconds: float) -> Iterator[None]:
     changes = watchfiles.watch(
         directory,
         watch_filter=None,
         step=_STEP_MS,
         debounce=_DEBOUNCE_MS,
-        rust_timeout=int(RESCAN_SECONDS * 1000),
+        rust_timeout=int(rescan_seconds * 1000),
         yield_on_timeout=True,
         recursive=False,
         raise_interrupt=False,

@@ -259,13 +259,13 @@ def test_a_process_starts_clean(stage: Stage, tmp_path: Path) -> None:
                     "here": os.getcwd() == tempfile.gettempdir() == str(ctx.scratch),
                     "input": sys.stdin.read(),
                     "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
-                    "signals": str([signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGCHLD)]),
+                    "signals": str({signal.getsignal(n) for n in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR2, signal.SIGCHLD)}),
                 }
             """
         )
         found = recorder.wait().result
         assert lock.name not in found.pop("open")
-    default = "[<Handlers.SIG_DFL: 0>, <Handlers.SIG_DFL: 0>]"
+    default = "{<Handlers.SIG_DFL: 0>}"
     assert found == {"leads": True, "mode": "0o600", "here": True, "input": "", "core": 0, "signals": default}
     assert not assignment.scratch_dir.exists()
 
@@ -404,6 +404,26 @@ def test_an_attempt_fails_when_the_zygote_dies_and_the_next_one_runs(lone_stage:
     assert recorder.wait().outcome is Outcome.FAILED
     assert all(wait_for_death(pid, 1) for pid in others)
     assert lone_stage.run('@handler(isolation="process")\ndef again(ctx): return 1').result == 1
+
+
+def test_signals_that_people_send_to_everybody_do_not_stop_the_zygote(lone_stage: Stage) -> None:
+    """A reload, a terminal's interrupt, a service manager's stop: the owner decides when attempts end."""
+    assignment, recorder = lone_stage.begin(
+        """
+        import os
+        @handler(isolation="process")
+        def wait(ctx):
+            print("zygote", os.getppid())
+            while not ctx.cancelled:
+                pass
+            return "undisturbed"
+        """
+    )
+    zygote = int(recorder.line_after("zygote "))
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        os.kill(zygote, number)
+    lone_stage.executor.stop(assignment.task.id, 1, Stop.CANCELLED)
+    assert recorder.wait().result == "undisturbed"
 
 
 # Stopping
