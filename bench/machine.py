@@ -1,0 +1,57 @@
+"""The machine that is measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+QUIET = 0.4
+"""The load average above which figures say more about the neighbours than about the runner."""
+
+
+def describe_machine(directory: Path) -> str:
+    """One line: what whoever compares figures wants to know."""
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {gigabytes:.0f} GB, {_filesystem(directory)}, {system}, {python}"
+
+
+def find_disturbance() -> str | None:
+    """What should be said before the figures, if the machine has other things to do."""
+    load = os.getloadavg()[0]
+    if load <= QUIET:
+        return None
+    return f"the machine is busy (load {load:.1f}, in part by this benchmark): trust ratios, not figures"
+
+
+def resident_mb(pid: int) -> float:
+    """The physical memory of a process, in MB of 10⁶ bytes. Linux only."""
+    return _status_kib(pid, "VmRSS") * 1024 / 1e6
+
+
+def peak_mb(pid: int) -> float:
+    """The most that it ever was."""
+    return _status_kib(pid, "VmHWM") * 1024 / 1e6
+
+
+def children(pid: int) -> dict[int, str]:
+    """The child processes and their command lines. Linux only."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    pids = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return {child: Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ") for child in pids}
+
+
+def _status_kib(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def _filesystem(directory: Path) -> str:
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return "unknown filesystem"
+    below = [(point, kind) for point, kind in mounts if directory.is_relative_to(point)]
+    return max(below, key=lambda mount: len(mount[0]))[1]
