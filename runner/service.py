@@ -173,6 +173,10 @@ class Service:
         """The same for a submission without files, not waiting; `done` is told on the committer's thread."""
         self.door.submit_soon(submission, origin, done)
 
+    def has_room(self) -> bool:
+        """Whether `submit` would go ahead, rather than wait for task files to catch up with the journal."""
+        return self.store.writer.wait_for_room(0)
+
     def submit_many(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task]:
         """All of them become tasks in one durable commit, or none."""
         return self.door.submit_many(pairs)

@@ -1,12 +1,17 @@
-"""The one way from the event loop to the service, whose verbs block."""
+"""The ways from the event loop to the service, whose verbs block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from runner.errors import RunnerError
 from runner.intake.admission import Origin, Submission
 from runner.service import Service
 from runner.task import Task
@@ -20,6 +25,51 @@ async def in_thread(verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await run_in_threadpool(verb, *args, **kwargs)
 
 
-async def submit(service: Service, submission: Submission, origin: Origin) -> Task:
-    """The submission's task, durable. The one place to change how the busiest verb crosses over."""
-    return await in_thread(service.submit, submission, origin)
+class _Answer(NamedTuple):
+    """How one submission ended, on its way back to the loop."""
+
+    future: asyncio.Future[Task]
+    tasks: Sequence[Task | None]
+    error: RunnerError | None
+
+
+class Submitter:
+    """The busiest verb, without a thread for each call: the store's syncer tells the loop once for a whole batch.
+
+    For the coroutines of one event loop.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._answers: deque[_Answer] = deque()
+        self._is_woken = False
+
+    async def submit(self, submission: Submission, origin: Origin) -> Task:
+        """The submission's task, durable. Raises `RunnerError`."""
+        if origin.inputs or not self._service.has_room():
+            return await in_thread(self._service.submit, submission, origin)
+        future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+        self._service.submit_soon(submission, origin, partial(self._hear, future))
+        return await future
+
+    def _hear(self, future: asyncio.Future[Task], tasks: Sequence[Task | None], error: RunnerError | None) -> None:
+        """On the syncer's thread. The first answer of a batch wakes the loop; the others are there when it looks."""
+        self._answers.append(_Answer(future, tasks, error))
+        if not self._is_woken:
+            self._is_woken = True
+            # A loop that was closed meanwhile has nobody left to tell; the syncer must not end of it.
+            with suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        # Before the queue is read: an answer that comes later wakes the loop again.
+        self._is_woken = False
+        while self._answers:
+            future, tasks, error = self._answers.popleft()
+            if future.done():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                assert tasks[0] is not None
+                future.set_result(tasks[0])

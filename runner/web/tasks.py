@@ -23,7 +23,7 @@ from runner.store import TaskPage
 from runner.store.blobs import Handover
 from runner.task import DRAFT, Record, Task
 from runner.web.bodies import read_json, read_optional_json, received_file
-from runner.web.crossing import in_thread, submit
+from runner.web.crossing import Submitter, in_thread
 from runner.web.door import Caller, caller_of
 from runner.web.parameters import read_query, read_wait, task_id_of
 from runner.web.problems import invalid, pointing_below
@@ -75,6 +75,7 @@ class TaskEndpoints:
 
     def __init__(self, service: Service, uploads: Path, max_body_bytes: int) -> None:
         self._service = service
+        self._submitter = Submitter(service)
         self._uploads = uploads
         self._max_body_bytes = max_body_bytes
 
@@ -82,7 +83,7 @@ class TaskEndpoints:
         """`POST /tasks`."""
         body = await read_json(request, self._max_body_bytes)
         submission, origin = read_submission(body, caller_of(request))
-        return created(await submit(self._service, submission, origin))
+        return created(await self._submitter.submit(submission, origin))
 
     async def submit_many(self, request: Request) -> Response:
         """`POST /tasks:batch`."""
