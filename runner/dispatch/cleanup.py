@@ -160,6 +160,4 @@ def retention_seconds(general: RetentionConfig, of_handler: RetentionRule | None
 
 def _size(directory: str) -> int:
     """The bytes of the files below a directory; 0 where there is none."""
-    return sum(
-        os.lstat(f"{parent}/{name}").st_size for parent, _, names in os.walk(directory) for name in names
-    )
+    return sum(os.lstat(f"{parent}/{name}").st_size for parent, _, names in os.walk(directory) for name in names)
