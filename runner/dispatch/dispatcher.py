@@ -167,7 +167,6 @@ class Dispatcher:
         """Other limits from now on; what runs goes on."""
         with self._lock:
             self._limits.change(rules)
-            self._limits.recount([running.lane for running in self.attempts] + list(self._starting.values()))
             self._queue.change_weights(weights)
             self._queue.take_up_all()
         self.pump()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
+
+MANY_LANES = 10_000
+"""With more lanes than this known, those of which nothing runs are forgotten."""
 
 
 class Lane(NamedTuple):
@@ -53,81 +55,107 @@ class LimitRules:
     per_type_and_user: Mapping[str, int] = field(default_factory=dict)
     per_queue: Mapping[str, int] = field(default_factory=dict)
 
-    def maximum(self, limit: Limit) -> int | None:
-        """The largest count that a limit allows."""
-        if limit.scope is Scope.GLOBAL:
-            return self.global_
-        if limit.scope is Scope.USER:
-            return None if limit.name in self.exempt_users else self.per_user
-        if limit.scope is Scope.TYPE:
-            return self.per_type.get(limit.name)
-        if limit.scope is Scope.QUEUE:
-            return self.per_queue.get(limit.name)
-        type, _, user_id = limit.name.partition("/")
-        return None if user_id in self.exempt_users else self.per_type_and_user.get(type)
+    def of(self, lane: Lane) -> Iterator[tuple[Limit, int]]:
+        """The limits that hold for a lane's attempts, and the largest count that each allows."""
+        yield GLOBAL, self.global_
+        if lane.queue in self.per_queue:
+            yield Limit(Scope.QUEUE, lane.queue), self.per_queue[lane.queue]
+        if lane.type in self.per_type:
+            yield Limit(Scope.TYPE, lane.type), self.per_type[lane.type]
+        if lane.user_id in self.exempt_users:
+            return
+        if self.per_user is not None:
+            yield Limit(Scope.USER, lane.user_id), self.per_user
+        if lane.type in self.per_type_and_user:
+            yield Limit(Scope.TYPE_AND_USER, f"{lane.type}/{lane.user_id}"), self.per_type_and_user[lane.type]
+
+
+@dataclass(slots=True, eq=False)
+class _Gauge:
+    """How many attempts a limit counts now, and how many it allows."""
+
+    limit: Limit
+    maximum: int
+    running: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Count:
+    """How many attempts of a lane run now, and the limits that count them."""
+
+    gauges: tuple[_Gauge, ...]
+    limits: tuple[Limit, ...]
+    running: int = 0
 
 
 class Limits:
     """Counts what runs. Not thread-safe: its owner locks."""
 
     def __init__(self, rules: LimitRules) -> None:
-        self.rules = rules
-        self._running: Counter[Limit] = Counter()
-        self._applying: dict[Lane, tuple[tuple[Limit, int], ...]] = {}
+        self._many = MANY_LANES
+        self._set(rules)
 
     def change(self, rules: LimitRules) -> None:
-        """Other rules from now on; what runs is not stopped."""
-        self.rules = rules
-        self._applying.clear()
+        """Other rules from now on; what runs is not stopped, and is counted by the limits that hold now."""
+        running = [(lane, count.running) for lane, count in self._counts.items() if count.running]
+        self._set(rules)
+        for lane, number in running:
+            self._acquire(lane, number)
+
+    def allow_any(self) -> bool:
+        """Whether the limit on all attempts allows one more."""
+        return self._all.running < self._all.maximum
 
     def blocker(self, lane: Lane) -> Limit | None:
         """The first limit that keeps the lane's next task from starting; None if it may start."""
-        running = self._running
-        for limit, maximum in self._limits_of(lane):
-            if running[limit] >= maximum:
-                return limit
+        for gauge in (self._counts.get(lane) or self._learn(lane)).gauges:
+            if gauge.running >= gauge.maximum:
+                return gauge.limit
         return None
 
-    def is_full(self, limit: Limit) -> bool:
-        """Whether a limit allows no further attempt."""
-        maximum = self.rules.maximum(limit)
-        return maximum is not None and self._running[limit] >= maximum
-
     def running(self, limit: Limit) -> int:
-        """How many attempts a limit counts now."""
-        return self._running[limit]
+        """How many attempts a limit counts now; 0 where there is no such limit."""
+        gauge = self._gauges.get(limit)
+        return 0 if gauge is None else gauge.running
 
     def acquire(self, lane: Lane) -> None:
         """One more attempt of the lane runs."""
-        for limit, _ in self._limits_of(lane):
-            self._running[limit] += 1
+        self._acquire(lane, 1)
 
     def release(self, lane: Lane) -> tuple[Limit, ...]:
-        """One attempt fewer runs; returns the limits that now have room for one more."""
-        limits = tuple(limit for limit, _ in self._limits_of(lane))
-        for limit in limits:
-            self._running[limit] -= 1
-        return limits
+        """One attempt fewer runs; returns the limits that counted it."""
+        count = self._counts[lane]
+        count.running -= 1
+        for gauge in count.gauges:
+            gauge.running -= 1
+        return count.limits
 
-    def recount(self, lanes: list[Lane]) -> None:
-        """Counts anew, from the lanes of all attempts that run: after a change of rules other limits may apply."""
-        self._running.clear()
-        for lane in lanes:
-            self.acquire(lane)
+    def _set(self, rules: LimitRules) -> None:
+        self._rules = rules
+        self._all = _Gauge(GLOBAL, rules.global_)
+        self._gauges = {GLOBAL: self._all}
+        self._counts: dict[Lane, _Count] = {}
 
-    def _limits_of(self, lane: Lane) -> tuple[tuple[Limit, int], ...]:
-        known = self._applying.get(lane)
-        if known is None:
-            candidates = (
-                GLOBAL,
-                Limit(Scope.QUEUE, lane.queue),
-                Limit(Scope.TYPE, lane.type),
-                Limit(Scope.USER, lane.user_id),
-                Limit(Scope.TYPE_AND_USER, f"{lane.type}/{lane.user_id}"),
-            )
-            maxima = ((limit, self.rules.maximum(limit)) for limit in candidates)
-            known = tuple((limit, maximum) for limit, maximum in maxima if maximum is not None)
-            if len(self._applying) > 10_000:
-                self._applying.clear()
-            self._applying[lane] = known
-        return known
+    def _acquire(self, lane: Lane, number: int) -> None:
+        count = self._counts.get(lane) or self._learn(lane)
+        count.running += number
+        for gauge in count.gauges:
+            gauge.running += number
+
+    def _learn(self, lane: Lane) -> _Count:
+        if len(self._counts) >= self._many:
+            self._forget_idle()
+        gauges = tuple(self._gauge(limit, maximum) for limit, maximum in self._rules.of(lane))
+        count = self._counts[lane] = _Count(gauges, tuple(gauge.limit for gauge in gauges))
+        return count
+
+    def _gauge(self, limit: Limit, maximum: int) -> _Gauge:
+        gauge = self._gauges.get(limit)
+        if gauge is None:
+            gauge = self._gauges[limit] = _Gauge(limit, maximum)
+        return gauge
+
+    def _forget_idle(self) -> None:
+        self._counts = {lane: count for lane, count in self._counts.items() if count.running}
+        self._gauges = {limit: gauge for limit, gauge in self._gauges.items() if gauge.running or gauge is self._all}
+        self._many = max(MANY_LANES, 2 * len(self._counts))
