@@ -7,16 +7,13 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeAlias
 
-from pydantic_core import from_json
-
-from runner.errors import InvalidSubmission, Problem
 from runner.execute.assignment import Assignment, Ending, Stop
 from runner.execute.attempt import stopped
 from runner.execute.executors import Executors
@@ -67,27 +64,6 @@ def run_once(
         completed = ending.outcome is Outcome.COMPLETED
         outputs = _publish(assignment.output_dir, output_dir.absolute()) if completed else ()
     return Run(ending, outputs, tuple(onlooker.children))
-
-
-def read_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """The payload that `--set width=320 --set name=x` means: values are JSON where they can be read as it, else text.
-
-    Raises InvalidSubmission for what is not KEY=VALUE.
-    """
-    payload: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not key or not separator:
-            raise InvalidSubmission((Problem("/payload", f"must be KEY=VALUE such as width=320, not {pair!r}"),))
-        payload[key] = _value(value)
-    return payload
-
-
-def _value(text: str) -> Any:
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError:
-        return text
 
 
 def _run(assignment: Assignment, onlooker: _Onlooker) -> Ending:

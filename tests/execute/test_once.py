@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InvalidSubmission
-from runner.execute.once import read_settings, run_once
+from runner.execute.once import run_once
 from runner.task import Outcome
 from tests.execute.stage import write_handler
 
@@ -76,17 +76,3 @@ def test_an_interrupt_from_the_keyboard_stops_the_handler(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         run_once(handler, output_dir=tmp_path)
     assert handler.function.__globals__["seen"] == ["cancelled"]
-
-
-def test_settings_are_json_where_they_can_be() -> None:
-    """`--set width=320 --set name=x`; quotes are for texts that look like JSON."""
-    pairs = ["width=320", "name=x", "on=true", "list=[1, 2]", 'text="320"', "formula=a=b", "empty=", "odd=NaN"]
-    expected = {"width": 320, "name": "x", "on": True, "list": [1, 2], "text": "320", "formula": "a=b", "empty": ""}
-    assert read_settings(pairs) == {**expected, "odd": "NaN"}
-
-
-@pytest.mark.parametrize("pair", ["width", "=3", ""])
-def test_a_setting_without_a_name_or_a_value_is_refused(pair: str) -> None:
-    """With the way to write it."""
-    with pytest.raises(InvalidSubmission, match="KEY=VALUE"):
-        read_settings([pair])
