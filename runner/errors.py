@@ -15,6 +15,7 @@
     │   ├── DiskFull             less space than the floor; heals by itself
     │   └── ShuttingDown         drain has begun
     ├── OwnerExists              another process owns the data directory
+    ├── UnsafeAccess             others can read or write what is the runner's alone; exit 77
     ├── FormatError              data/ has a format that this version cannot read
     └── CorruptRecord            bytes that are not the record that they should be
 
@@ -164,6 +165,12 @@ class OwnerExists(RunnerError):
         super().__init__(message)
         self.pid = pid
         self.since = since
+
+
+class UnsafeAccess(RunnerError):
+    """A file or folder of the runner belongs to somebody else, or lets others in."""
+
+    code = "unsafe_access"
 
 
 class FormatError(RunnerError):

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "gc": ("upkeep", "Remove what retention says may go."),
     "why": ("upkeep", "Say why a file or a task is not running."),
     "doctor": ("upkeep", "Check the data directory and what it needs."),
+    "token": ("tokens", "Make, list and remove the tokens by which programs come in over TCP."),
     "handlers": ("handlers", "List the handlers, or show one of them."),
     "run": ("handlers", "Run one handler here and now, without a server."),
     "new": ("handlers", "Write a first handler and its test."),
@@ -63,7 +64,8 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit codes: 0 ok, 1 a task failed, 2 usage or configuration, 3 not found, 4 refused, 5 no connection.",
+    epilog="Exit codes: 0 ok, 1 a task failed, 2 usage or configuration, 3 not found, 4 refused, 5 no connection, "
+    "77 unsafe access.",
 )
 @click.version_option(package_name="file-runner", prog_name="runner")
 def runner() -> None:

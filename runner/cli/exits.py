@@ -1,6 +1,7 @@
 """What exit codes mean, and which error is which.
 
 0 ok   1 a task failed   2 usage or configuration   3 not found   4 refused   5 no connection to the runner
+77 others can write to the data directory, or it belongs to somebody else
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Final
 
-from runner.errors import ConfigError, NotFound, OwnerExists, RunnerError
+from runner.errors import ConfigError, NotFound, OwnerExists, RunnerError, UnsafeAccess
 
 
 class Exit(IntEnum):
@@ -21,6 +22,7 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     REFUSED = 4
     NO_CONNECTION = 5
+    UNSAFE = 77
 
 
 EXIT_OF: Final[Mapping[type[RunnerError], Exit]] = {
@@ -28,6 +30,7 @@ EXIT_OF: Final[Mapping[type[RunnerError], Exit]] = {
     ConfigError: Exit.USAGE,
     NotFound: Exit.NOT_FOUND,
     OwnerExists: Exit.NO_CONNECTION,
+    UnsafeAccess: Exit.UNSAFE,
 }
 """The exit code of each error class; a class that is not listed has the one of its nearest listed ancestor."""
 

@@ -18,7 +18,7 @@ from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
-from runner.errors import ConfigError, OwnerExists
+from runner.errors import OwnerExists
 from runner.logs import set_up_logs
 from runner.service import Service
 from runner.web.app import create_app
@@ -41,7 +41,6 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     While another process owns it, this one stands by and takes over the moment that one ends.
     """
     config = options.load_config(http__host=host, http__port=port)
-    _check_auth(config)
     set_up_logs(config.log)
     threading.excepthook = _end_loudly
     signal.signal(signal.SIGTERM, _end)
@@ -68,11 +67,6 @@ def _end_loudly(failure: threading.ExceptHookArgs) -> None:
     _log.critical("thread %s failed", name, exc_info=failure.exc_value)
     if name in LOOPS:
         os._exit(Exit.TASK_FAILED)
-
-
-def _check_auth(config: Config) -> None:
-    if config.auth.mode != "local":
-        raise ConfigError(f"auth.mode {config.auth.mode} is not in this version; use local")
 
 
 def _announce(error: OwnerExists) -> None:

@@ -9,13 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class User(BaseModel):
-    """Whoever owns tasks. `metadata` is free for front ends; instants are aware UTC."""
+    """Whoever owns tasks. `metadata` is free for front ends; instants are aware UTC.
+
+    `secret_sha256`: by what a browser proves to be this user, in hexadecimal; None for users without a cookie.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user_id: str
     created_at: datetime
     last_accessed: datetime
+    secret_sha256: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     def to_json(self) -> bytes:

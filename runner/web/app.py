@@ -18,10 +18,13 @@ from runner.config import Config
 from runner.errors import RunnerError
 from runner.service import Service
 from runner.web import problems
+from runner.web.auth import make_auth
 from runner.web.door import Door, allowed_hosts
 from runner.web.streams import StreamEndpoints
 from runner.web.system import SystemEndpoints
 from runner.web.tasks import TaskEndpoints
+from runner.web.tokens import TokenEndpoints, Tokens
+from runner.web.users import UserEndpoints, Users
 
 PREFIX: Final = "/api/v1"
 
@@ -30,17 +33,20 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def create_app(service: Service, config: Config) -> ASGIApp:
     """The app over a service that has been started. It owns nothing; closing the service is the caller's."""
+    users = Users(service.store)
+    tokens = Tokens(service.store.files, f"{service.store.layout.data}/tokens.json")
+    auth = make_auth(config.auth, service.store, users, tokens)
     # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
-    return Door(create_api(service, config), allowed_hosts(config.http))
+    return Door(create_api(service, config, users, tokens), allowed_hosts(config.http), auth)
 
 
-def create_api(service: Service, config: Config) -> Starlette:
+def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -> Starlette:
     """The same without its door: the routes and the errors."""
     tasks = TaskEndpoints(service, Path(config.data_dir) / "tmp", config.http.max_body_bytes)
     streams = StreamEndpoints(service)
     system = SystemEndpoints(service)
     app = Starlette(
-        routes=[*_task_routes(tasks, streams), *_system_routes(system)],
+        routes=[*_task_routes(tasks, streams), *_user_routes(users, tokens), *_system_routes(system)],
         exception_handlers={
             RunnerError: problems.answer_runner_error,
             ValidationError: problems.answer_validation_error,
@@ -68,6 +74,15 @@ def _task_routes(tasks: TaskEndpoints, streams: StreamEndpoints) -> list[BaseRou
         _route(f"{one}/log", GET=streams.log),
         _route(f"{one}/inputs/{{name}}", PUT=tasks.put_input),
         _route(f"{one}/outputs/{{name:path}}", GET=tasks.output),
+    ]
+
+
+def _user_routes(users: Users, tokens: Tokens) -> list[BaseRoute]:
+    people, keys = UserEndpoints(users), TokenEndpoints(tokens)
+    return [
+        _route(f"{PREFIX}/users/me", GET=people.me),
+        _route(f"{PREFIX}/tokens", POST=keys.add, GET=keys.list),
+        _route(f"{PREFIX}/tokens/{{name}}", DELETE=keys.remove),
     ]
 
 

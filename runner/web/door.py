@@ -1,9 +1,10 @@
 """What every request passes first: who asks, through which door, and whether a browser was tricked into asking.
 
 Through the Unix socket comes the admin: the file's permissions have let nobody else in. Through TCP in `auth.mode`
-`local` comes the person at this machine, and with them every web page that their browser shows. So a request
-must name a host of ours (a page that rebinds its DNS name to 127.0.0.1 does not) and, if it changes anything, must not
-come from another site (Fetch Metadata, W3C; `Origin`, RFC 6454, where a browser sends none).
+`local` comes the person at this machine, and with them every web page that their browser shows; in the other modes
+whoever a cookie or a token says it is (`auth.py`). So a request must name a host of ours (a page that rebinds its DNS
+name to 127.0.0.1 does not) and, if it changes anything, must not come from another site (Fetch Metadata, W3C; `Origin`,
+RFC 6454, where a browser sends none).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
+from enum import Enum, StrEnum, auto
+from typing import Final, NamedTuple, Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -38,6 +39,13 @@ class Entrance(StrEnum):
     TCP = "tcp"
 
 
+class Standing(Enum):
+    """Whether somebody has been here before. What a `NEW` visitor looks for can only be somebody else's."""
+
+    KNOWN = auto()
+    NEW = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `sees` is the user whose tasks they may see and change, None for everybody's."""
@@ -46,6 +54,22 @@ class Caller:
     user_id: str
     source: Source
     sees: str | None = None
+    standing: Standing = Standing.KNOWN
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether everything is theirs to see and to change."""
+        return self.sees is None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing here can be theirs yet."""
+        return self.standing is Standing.NEW
+
+    @property
+    def scope(self) -> str:
+        """What they may do, in one word."""
+        return "admin" if self.is_admin else "user"
 
     @property
     def may_name_files(self) -> bool:
@@ -53,27 +77,53 @@ class Caller:
         return self.entrance is Entrance.SOCKET
 
 
+class Admitted(NamedTuple):
+    """Who was let in, and the value of a `Set-Cookie` by which to know them again, if they need one."""
+
+    caller: Caller
+    set_cookie: str | None = None
+
+
+class Auth(Protocol):
+    """How callers through TCP are known."""
+
+    async def identify(self, scope: Scope, headers: Headers) -> Admitted:
+        """Who asks. Raises `HttpProblem` 401 where that must be known and is not."""
+
+
 class Door:
     """ASGI middleware: lets a request in with its `Caller` and request id in the scope, or answers it."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], auth: Auth) -> None:
         self._app = app
         self._hosts = hosts
+        self._auth = auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or passes it on."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         scope["request_id"] = request_id = _request_id(headers)
-        scope["caller"] = caller = identify(scope, headers)
-        fault = find_fault(scope, headers, self._hosts) if caller.entrance is Entrance.TCP else None
-        if fault is None:
-            await self._app(scope, receive, _signed(send, request_id))
+        try:
+            admitted = await self._admit(scope, headers)
+        except HttpProblem as problem:
+            await _refuse(problem, scope, receive, _signed(send, request_id))
             return
-        refusal = answer(Request(scope), fault.status_code, fault.code, fault.detail)
-        await refusal(scope, receive, _signed(send, request_id))
+        scope["caller"] = admitted.caller
+        await self._app(scope, receive, _signed(send, request_id, admitted.set_cookie))
+
+    async def _admit(self, scope: Scope, headers: Headers) -> Admitted:
+        if is_socket(scope):
+            return Admitted(admin(headers))
+        fault = find_fault(scope, headers, self._hosts)
+        if fault is not None:
+            raise fault
+        admitted = await self._auth.identify(scope, headers)
+        if scope["type"] == "websocket" and _lacks_origin(admitted.caller, headers):
+            raise HttpProblem(403, "cross_site_request", "a WebSocket without an Origin needs a token")
+        return admitted
 
 
 def caller_of(request: Request) -> Caller:
@@ -88,13 +138,22 @@ def allowed_hosts(config: HttpConfig) -> frozenset[str]:
     return frozenset(host.lower().strip("[]") for host in given)
 
 
-def identify(scope: Scope, headers: Headers) -> Caller:
-    """The caller, by listener: uvicorn gives a Unix socket's address as its path without a port."""
+def is_socket(scope: Scope) -> bool:
+    """Whether a request came by the Unix socket: uvicorn gives its address as its path without a port."""
     server = scope.get("server")
-    if server is not None and server[1] is None:
-        by_cli = headers.get("user-agent", "").startswith(CLI_AGENT)
-        return Caller(Entrance.SOCKET, LOCAL_USER, Source.CLI if by_cli else Source.HTTP)
-    return Caller(Entrance.TCP, LOCAL_USER, Source.HTTP)
+    return server is not None and server[1] is None
+
+
+def admin(headers: Headers) -> Caller:
+    """Whoever comes by the socket."""
+    by_cli = headers.get("user-agent", "").startswith(CLI_AGENT)
+    return Caller(Entrance.SOCKET, LOCAL_USER, Source.CLI if by_cli else Source.HTTP)
+
+
+def require_admin(request: Request) -> None:
+    """Raises `HttpProblem` 403 for anybody else."""
+    if not caller_of(request).is_admin:
+        raise HttpProblem(403, "forbidden", "only an admin may do that: the Unix socket, or a token of scope admin")
 
 
 def find_fault(scope: Scope, headers: Headers, hosts: frozenset[str]) -> HttpProblem | None:
@@ -103,9 +162,9 @@ def find_fault(scope: Scope, headers: Headers, hosts: frozenset[str]) -> HttpPro
         # RFC 9112 6.3: servers that take one and proxies that take the other see different requests.
         return HttpProblem(400, "ambiguous_length", "both Content-Length and Transfer-Encoding are given")
     host = headers.get("host", "")
-    if _name_of(host) not in hosts:
+    if host_name(headers) not in hosts:
         return HttpProblem(400, "invalid_host", "this host name is not served here; see http.allowed_hosts")
-    if scope["method"] not in SAFE_METHODS and is_cross_site(headers, f"{scope['scheme']}://{host}"):
+    if scope.get("method") not in SAFE_METHODS and is_cross_site(headers, own_origin(scope, host)):
         return HttpProblem(403, "cross_site_request", "another site's page must not change anything here")
     return None
 
@@ -118,9 +177,21 @@ def is_cross_site(headers: Headers, own_origin: str) -> bool:
     return headers.get("origin", own_origin).lower() != own_origin.lower()
 
 
-def _name_of(host: str) -> str | None:
-    match = _HOST.fullmatch(host.lower())
+def own_origin(scope: Scope, host: str) -> str:
+    """The origin of our own pages. A page opens its WebSockets from http or https (RFC 6455, 10.2)."""
+    scheme: str = scope["scheme"]
+    return f"{scheme.replace('ws', 'http', 1) if scheme.startswith('ws') else scheme}://{host}"
+
+
+def host_name(headers: Headers) -> str | None:
+    """The name by which we are called, without its port; None for what is no name."""
+    match = _HOST.fullmatch(headers.get("host", "").lower())
     return match and (match[1] or match[2])
+
+
+def _lacks_origin(caller: Caller, headers: Headers) -> bool:
+    """Whether a WebSocket is opened by a cookie and not, so it seems, by a browser."""
+    return not caller.is_admin and "origin" not in headers and "authorization" not in headers
 
 
 def _request_id(headers: Headers) -> str:
@@ -128,11 +199,22 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
-def _signed(send: Send, request_id: str) -> Send:
+async def _refuse(problem: HttpProblem, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        # Before it is accepted: the server answers the handshake with 403.
+        await send({"type": "websocket.close", "code": 1008, "reason": problem.code})
+        return
+    refusal = answer(Request(scope), problem.status_code, problem.code, problem.detail, problem.headers)
+    await refusal(scope, receive, send)
+
+
+def _signed(send: Send, request_id: str, set_cookie: str | None = None) -> Send:
     async def signed(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = request_id
+            if set_cookie is not None:
+                headers.append("Set-Cookie", set_cookie)
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("Cache-Control", "no-store")
         await send(message)

@@ -21,10 +21,14 @@ _SHORT_NAMES: Final = {"user": "user_id", "client": "client_id"}
 
 def task_id_of(request: Request) -> str:
     """The id in the path. One that no task can have is refused before any disk is asked."""
-    task_id: str = request.path_params["id"]
-    if not _TASK_ID.fullmatch(task_id):
-        raise NotFound("task", task_id)
-    return task_id
+    return task_id_in(request.path_params["id"])
+
+
+def task_id_in(text: str) -> str:
+    """`text`, if a task can be called so. Raises `NotFound`."""
+    if not _TASK_ID.fullmatch(text):
+        raise NotFound("task", text)
+    return text
 
 
 def read_query(request: Request) -> TaskQuery:

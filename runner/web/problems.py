@@ -102,6 +102,9 @@ async def answer_runner_error(request: Request, error: Exception) -> Response:
     status = next(STATUS_OF[cls] for cls in type(error).__mro__ if cls in STATUS_OF)
     if status == 500:
         return await answer_defect(request, error)
+    if isinstance(error, NotFound) and error.kind == "task" and _is_new(request):
+        # They have nothing, so it can only be somebody else's: the same answer as to what nobody has.
+        return answer(request, 401, "auth_required", "send the cookie or token of the task's user")
     more: dict[str, Any] = {}
     if isinstance(error, InvalidSubmission):
         more["problems"] = _listed(error.problems)
@@ -153,6 +156,11 @@ def _code(error: RunnerError) -> str:
     if error.status == Status.PROCESSING:
         return "task_running"
     return "already_finished" if error.status in _TERMINAL_NAMES else error.code
+
+
+def _is_new(request: Request) -> bool:
+    caller = request.scope.get("caller")
+    return caller is not None and caller.is_new
 
 
 def _retry_after(error: RunnerError) -> dict[str, str] | None:

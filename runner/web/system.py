@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from starlette.responses import Response
 
 from runner.errors import NotFound
 from runner.handlers import Handler, LoadFailure
-from runner.service import GcMode, Service
+from runner.service import GcMode, Health, Service
 from runner.web.crossing import in_thread
+from runner.web.door import Caller, caller_of, require_admin
+from runner.web.parameters import task_id_in
 from runner.web.problems import invalid
 
 JSON: Final = "application/json"
@@ -24,16 +27,16 @@ class SystemEndpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def handlers(self, _request: Request) -> Response:
+    async def handlers(self, request: Request) -> Response:
         """`GET /handlers`."""
-        return _json(await in_thread(self._describe_handlers))
+        return _json(await in_thread(self._describe_handlers, caller_of(request)))
 
     async def handler(self, request: Request) -> Response:
         """`GET /handlers/{name}`."""
         handler = self._service.handlers.find(request.path_params["name"])
         if handler is None:
             raise NotFound("handler", request.path_params["name"])
-        return _json(await in_thread(describe_handler, handler))
+        return _json(await in_thread(_described, handler, caller_of(request)))
 
     async def queue_stats(self, _request: Request) -> Response:
         """`GET /queues/stats`."""
@@ -44,26 +47,31 @@ class SystemEndpoints:
         target = request.query_params.get("target")
         if not target:
             raise invalid("/target", "must be the id of a task or the path of a file")
+        sees = caller_of(request).sees
+        if sees is not None:
+            # Which files there are is nobody's business but the admin's.
+            target = (await in_thread(self._service.get, task_id_in(target), sees)).id
         return _json(await in_thread(self._service.why, target))
 
     async def gc(self, request: Request) -> Response:
         """`POST /gc`."""
+        require_admin(request)
         mode = request.query_params.get("mode", GcMode.APPLY)
         if mode not in frozenset(GcMode):
             raise invalid("/mode", f"must be {' or '.join(GcMode)}, not {mode!r}")
         return _json(await in_thread(self._service.gc, GcMode(mode)))
 
-    async def health(self, _request: Request) -> Response:
+    async def health(self, request: Request) -> Response:
         """`GET /health`: whether all is well, with details."""
-        health = await in_thread(self._service.health)
+        health = await self._health(request)
         status = "healthy" if health.ready else "unhealthy"
         services = {"store": "; ".join(health.reasons) or "healthy"}
         document = {"status": status, "timestamp": datetime.now(UTC), "services": services, "details": health.details}
         return _json(document, 200 if health.ready else 503)
 
-    async def ready(self, _request: Request) -> Response:
+    async def ready(self, request: Request) -> Response:
         """`GET /ready`: whether new tasks are accepted and started."""
-        health = await in_thread(self._service.health)
+        health = await self._health(request)
         if health.ready:
             return _json({"status": "ready", "details": health.details})
         reasons = {"reason": "; ".join(health.reasons), "reasons": health.reasons}
@@ -73,11 +81,17 @@ class SystemEndpoints:
         """`GET /live`: whether the process answers at all."""
         return _json({"status": "alive"})
 
-    def _describe_handlers(self) -> dict[str, Any]:
+    async def _health(self, request: Request) -> Health:
+        """The runner's health; its details are for its admin."""
+        health = await in_thread(self._service.health)
+        return health if caller_of(request).is_admin else replace(health, details={})
+
+    def _describe_handlers(self, caller: Caller) -> dict[str, Any]:
         handlers = self._service.handlers
+        failures = handlers.errors.values() if caller.is_admin else ()
         return {
-            "handlers": [describe_handler(handler) for handler in handlers],
-            "errors": [_describe_failure(failure) for failure in handlers.errors.values()],
+            "handlers": [_described(handler, caller) for handler in handlers],
+            "errors": [_describe_failure(failure) for failure in failures],
         }
 
 
@@ -96,6 +110,12 @@ def describe_handler(handler: Handler) -> dict[str, Any]:
         "version": handler.version,
         "path": str(handler.path),
     }
+
+
+def _described(handler: Handler, caller: Caller) -> dict[str, Any]:
+    """The handler as `caller` may see it: where its file lies is for the admin."""
+    description = describe_handler(handler)
+    return description if caller.is_admin else {**description, "path": None}
 
 
 def _describe_failure(failure: LoadFailure) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -22,13 +23,20 @@ def test_every_command_and_exit_code_is_on_the_page() -> None:
 
 def test_every_option_of_the_page_exists() -> None:
     """A renamed option is renamed on the page."""
-    context = click.Context(runner)
-    known = {"--help"}
-    for name in COMMANDS:
-        command = runner.get_command(context, name)
-        assert command is not None
-        known |= {option for parameter in command.params for option in parameter.opts}
+    known = {"--help", *_options(runner)}
     assert set(re.findall(r"--[a-z][a-z-]*", PAGE)) <= known
+
+
+def _options(command: click.Command) -> Iterator[str]:
+    """All options of a command and of those below it."""
+    for parameter in command.params:
+        yield from parameter.opts
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _options(below)
 
 
 def test_the_list_of_commands_says_what_each_says_of_itself() -> None:

@@ -75,7 +75,7 @@ def test_a_taken_port_is_a_matter_of_configuration(project: Path, serving: Servi
     [
         ("http: {prot: 1}", "config.yaml:1"),
         ("http: {host: 0.0.0.0}", "http.host"),
-        ("auth: {mode: cookie}", "auth.mode"),
+        ("auth: {mode: cokie}", "auth.mode"),
         ("data_dir: [", "config.yaml"),
     ],
 )

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from starlette.routing import Route
 
 from runner.config import Config
 from runner.service import Service
-from runner.web.app import create_app
+from runner.web.app import create_api, create_app
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
+from runner.web.tokens import Tokens
+from runner.web.users import Users
 
 HANDLERS = '''
 """What the tests run."""
@@ -84,9 +88,17 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
+def routes_of(served: Served) -> list[Route]:
+    """Every route of the API."""
+    service = served.service
+    tokens = Tokens(service.store.files, str(served.data / "tokens.json"))
+    routes = create_api(service, service.config, Users(service.store), tokens).routes
+    return [route for route in routes if isinstance(route, Route)]
+
+
 @contextmanager
-def serve(tmp_path: Path) -> Iterator[Served]:
-    """A runner in a folder."""
+def serve(tmp_path: Path, **settings: Any) -> Iterator[Served]:
+    """A runner in a folder; in the names of `settings`, `__` stands for a dot."""
     (tmp_path / "handlers").mkdir()
     (tmp_path / "handlers" / "samples.py").write_text(HANDLERS)
     data = tmp_path / "data"
@@ -98,6 +110,7 @@ def serve(tmp_path: Path) -> Iterator[Served]:
             "storage.min_free_bytes": 0,
             "storage.ballast_bytes": 0,
             "drain.grace_period": 0.2,
+            **{name.replace("__", "."): value for name, value in settings.items()},
         },
         environ={},
     )
@@ -118,3 +131,18 @@ def serve(tmp_path: Path) -> Iterator[Served]:
         server.should_exit = True
         thread.join()
     service.close()
+
+
+@contextmanager
+def serve_again(served: Served) -> Iterator[int]:
+    """Another app over the same service, which remembers nothing of its callers; yields its port."""
+    service = served.service
+    server = Server(create_app(service, service.config), service.events)
+    with listen_on_port("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()

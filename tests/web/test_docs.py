@@ -7,9 +7,8 @@ from pathlib import Path
 
 from starlette.routing import Route
 
-from runner.web.app import create_api
 from runner.web.problems import STATUS_OF
-from tests.web.conftest import Served
+from tests.web.conftest import Served, routes_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")
 
@@ -17,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-
 def test_every_route_is_on_the_page(idle: Served) -> None:
     """With each of its methods."""
     served = set()
-    for route in create_api(idle.service, idle.service.config).routes:
+    for route in routes_of(idle):
         assert isinstance(route, Route)
         path = route.path.replace(":path}", "}")
         served |= {(method, path) for method in route.methods or () if method != "HEAD"}

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 
 from runner.config import HttpConfig
 from runner.task import Source
-from runner.web.door import Entrance, allowed_hosts, find_fault, identify
+from runner.web.door import Entrance, admin, allowed_hosts, find_fault, is_socket
 
 HOSTS = allowed_hosts(HttpConfig())
 OWN = {"host": "127.0.0.1:8080"}
@@ -67,11 +67,28 @@ def test_a_request_of_two_lengths_is_refused() -> None:
 
 def test_the_socket_is_the_admin_and_the_command_line_is_known() -> None:
     """A listener without a port is the socket; what names itself elsewhere gains nothing."""
-    socket = {"server": ("/data/runner.sock", None)}
-    by_cli = identify(socket, Headers({"user-agent": "runner-cli/1"}))
-    assert (by_cli.entrance, by_cli.source, by_cli.may_name_files) == (Entrance.SOCKET, Source.CLI, True)
-    by_tcp = identify({"server": ("127.0.0.1", 8080)}, Headers({"user-agent": "runner-cli/1"}))
-    assert (by_tcp.entrance, by_tcp.source, by_tcp.may_name_files) == (Entrance.TCP, Source.HTTP, False)
+    assert is_socket({"server": ("/data/runner.sock", None)})
+    assert not is_socket({"server": ("127.0.0.1", 8080)})
+    caller = admin(Headers({"user-agent": "runner-cli/1"}))
+    assert (caller.entrance, caller.source, caller.may_name_files) == (Entrance.SOCKET, Source.CLI, True)
+    assert admin(Headers({})).source == Source.HTTP
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"origin": "http://127.0.0.1:8080"}, None),
+        ({}, None),
+        ({"origin": "http://evil.example"}, "cross_site_request"),
+        ({"origin": "http://127.0.0.1:9999"}, "cross_site_request"),
+        ({"sec-fetch-site": "cross-site"}, "cross_site_request"),
+        ({"host": "evil.example"}, "invalid_host"),
+    ],
+)
+def test_another_sites_page_opens_no_websocket(headers: dict[str, str], code: str | None) -> None:
+    """A handshake is a GET that the same-origin rules of browsers do not hold back."""
+    fault = find_fault({"type": "websocket", "scheme": "ws"}, Headers(OWN | headers), HOSTS)
+    assert (fault and fault.code) == code
 
 
 def test_configured_hosts_replace_our_own() -> None:
