@@ -16,13 +16,15 @@ from runner.intake.readiness import State, Watched
 SOONEST_SECONDS: Final = 0.01
 LATEST_SECONDS: Final = 1.0
 RARELY_SECONDS: Final = 10.0
+FIXED_SECONDS: Final = 600.0
 _SECONDS_A_LOOK: Final = 0.0002
 """The looks at all files held may take about a twentieth of one core: a look costs 10 µs."""
 
 
 class Why(StrEnum):
     """What a held file waits for. `FILE`: it is a sidecar and its input is not there. `PARTNER`: its input is there.
-    `PARAMETERS`: the payload does not suffice, and a sidecar may yet come. `STRAY`: no handler's folder holds it."""
+    `PARAMETERS`: the payload does not suffice, and a sidecar may yet come. `STRAY`: no handler's folder holds it.
+    `FIXED`: it cannot be moved out of its folder."""
 
     EMPTY = "empty"
     WRITING = "writing"
@@ -32,6 +34,7 @@ class Why(StrEnum):
     PARAMETERS = "parameters"
     STRAY = "stray"
     UNREADABLE = "unreadable"
+    FIXED = "fixed"
 
 
 _RARELY: Final = frozenset({Why.FILE, Why.PARTNER, Why.STRAY, Why.UNREADABLE})
@@ -117,6 +120,8 @@ class Holds:
 
 def next_look(holds: Holds, hold: Hold, now: float, settle_seconds: float) -> float:
     """When to look again at a held file."""
+    if hold.why is Why.FIXED:
+        return now + FIXED_SECONDS
     if hold.why in _RARELY:
         return now + min(0.5 * 2.0 ** min(hold.looks, 10), RARELY_SECONDS)
     watched = hold.beside or hold.watched

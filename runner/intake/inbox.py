@@ -237,6 +237,7 @@ class Inbox:
         except OSError as error:
             self.trouble = f"the inbox cannot be prepared: {error}"
             _log.warning("%s", self.trouble)
+        self.taking.remove_emptied(time.time())
         return self.rounds.run_once(now)
 
     def _prepare_folders(self) -> None:
@@ -260,8 +261,9 @@ class Inbox:
     def _look_into(self, folder: Folder, name: str) -> int:
         if not folder.documents:
             return self.rounds.look_into(folder, name)
-        place = self.folders.locate(f"{folder.absolute(name)}/")
-        return self.rounds.look_into(place.folder, "") if place.folder is not None else 0
+        # What is new beside the handlers' folders is one of those, or a user's, which the scan asked for looks through.
+        inner = self.folders.of_handler(name, folder.user_id)
+        return 0 if name.startswith("@") else self.rounds.look_into(inner, "")
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -93,7 +93,7 @@ class Inspector:
             group_names = list(group)
             try:
                 fd = open_folder(folder.path, below)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 yield from ((name, GONE) for name in group_names)
             except OSError as error:
                 yield from ((name, _unreadable(error)) for name in group_names)
@@ -104,8 +104,9 @@ class Inspector:
         self, fd: int, folder: Folder, names: list[str], now: float
     ) -> Iterator[tuple[str, Finding]]:
         try:
+            fixed = _why_fixed(fd)
             for name in names:
-                yield name, self._inspect_file(fd, folder, name, now)
+                yield name, fixed or self._inspect_file(fd, folder, name, now)
         finally:
             os.close(fd)
 
@@ -196,6 +197,13 @@ def _read_document(fd: int, ready: Ready, base: str) -> Finding:
 
 def _unreadable(error: OSError) -> Held:
     return Held(Why.UNREADABLE, f"it cannot be read: {error.strerror}")
+
+
+def _why_fixed(directory_fd: int) -> Held | None:
+    """A directory that lets no file go would make a task, and its failure, of each look at each file."""
+    if os.access(".", os.W_OK | os.X_OK, dir_fd=directory_fd):
+        return None
+    return Held(Why.FIXED, "its folder is read-only or not ours to write to, so it cannot be taken out of it")
 
 
 def _directory_of(name: str) -> str:

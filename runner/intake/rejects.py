@@ -41,11 +41,14 @@ class Rejects:
     def move(self, reject: Reject, now: datetime, sidecar: str | None = None) -> str:
         """The file, and its sidecar if named, leaves the folder. Returns the file's new path.
 
-        Whatever kind of thing lies there is moved by its name, never opened.
+        Whatever kind of thing lies there is moved by its name, never opened. Raises `FileNotFoundError`, and other
+        `OSError`s where the folder does not let it go.
         """
+        source = reject.folder.absolute(reject.name)
+        os.lstat(source)
         target = self._room_for(reject)
         self._write_reason(reject, target, now)
-        self._files.rename(reject.folder.absolute(reject.name), target)
+        self._files.rename(source, target)
         # The sidecar goes last: a file that a crash leaves without its parameters would be taken without them.
         if sidecar is not None:
             self._files.rename(reject.folder.absolute(sidecar), sidecar_of(target))

@@ -6,7 +6,9 @@ disk are nobody's fault here: the files stay in their lane, and the folder or th
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from runner.task import Status, Task
 MAX_BATCH: Final = 512
 SIDECAR_GRACE_SECONDS: Final = 2.0
 """A file whose payload does not suffice waits so long for its sidecar, in case the two are being copied."""
+IDLE_SECONDS: Final = 30.0
 REMEMBERED: Final = 10_000
 """So many taken files are remembered by their path, for `why`."""
 
@@ -92,6 +95,7 @@ class Taking:
         self.pause: Pause | None = None
         self.taken: OrderedDict[str, str] = OrderedDict()
         self.new_directories: list[tuple[Folder, str]] = []
+        self._emptied: set[tuple[str, str]] = set()
 
     def run_once(self, limit: int, now: float) -> Summary:
         """Takes at most `limit` files, at most one batch. `now`: seconds of the monotonic clock."""
@@ -159,7 +163,7 @@ class Taking:
         self.pause = None
         for claim, answer in zip(claims, answers, strict=True):
             if isinstance(answer, Task):
-                self._note_taken(claim, answer, summary)
+                self._note_taken(claim, answer, now, summary)
             else:
                 self._outbox.release(claim.entry)
                 self._note_refused(claim.file, answer, now, summary)
@@ -180,7 +184,7 @@ class Taking:
             _log.warning("no file is taken from the inbox until this is over: %s", error)
         self.pause = Pause(error.code, str(error), now + error.retry_after_seconds)
 
-    def _note_taken(self, claim: Claim, task: Task, summary: Summary) -> None:
+    def _note_taken(self, claim: Claim, task: Task, now: float, summary: Summary) -> None:
         file = claim.file
         path = file.folder.absolute(file.name)
         self._holds.release(path)
@@ -188,14 +192,37 @@ class Taking:
             self._forget_sidecar(file.folder.absolute(file.sidecar))
         self._lanes.clear(file.folder)
         if task.status is Status.FAILED:
-            # It changed or went between the look and the rename; whatever lies there now is looked at anew.
-            self._lanes.add(file.folder, (file.name,))
+            self._note_not_taken(file, task, now, summary)
             return
+        if "/" in file.name:
+            self._emptied.add((file.folder.path, file.name.rpartition("/")[0]))
         self.taken[path] = task.id
         if len(self.taken) > REMEMBERED:
             self.taken.popitem(last=False)
         self._rejects.forget(file.folder, file.name)
         summary.taken += 1
+
+    def _note_not_taken(self, file: Ready, task: Task, now: float, summary: Summary) -> None:
+        """The task was recorded, and then its file could not be moved. One that has changed or is gone is looked at
+        anew; one that is still the same would fail the same way again at once."""
+        try:
+            status = os.lstat(file.folder.absolute(file.name))
+            same = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) == file.seen.content
+        except OSError:
+            same = False
+        if same and task.error is not None:
+            self._hold(file.folder, file.name, Held(Why.FIXED, task.error.message), now, summary)
+        else:
+            self._lanes.add(file.folder, (file.name,))
+
+    def remove_emptied(self, now: float) -> None:
+        """Directories that files were taken from go when they are empty and nothing has happened in them for a while.
+        `now`: seconds since 1970, as in file times."""
+        for top, below in sorted(self._emptied, key=lambda place: -len(place[1])):
+            if remove_if_idle(f"{top}/{below}", now):
+                self._emptied.discard((top, below))
+                if "/" in below:
+                    self._emptied.add((top, below.rpartition("/")[0]))
 
     def _forget_sidecar(self, path: str) -> None:
         self._holds.release(path)
@@ -248,3 +275,17 @@ class Taking:
                 self._holds.release(reject.folder.absolute(sidecar))
             summary.refused += 1
             _log.info("%s was not taken: %s", reject.folder.absolute(reject.name), "; ".join(reject.problems))
+
+
+def remove_if_idle(directory: str, now: float) -> bool:
+    """Whether the directory is not there any more: it is removed if it is empty and at rest. Somebody may be about to
+    put something into a fresh one."""
+    try:
+        if now - os.stat(directory).st_mtime < IDLE_SECONDS:
+            return False
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        return error.errno not in (errno.ENOTEMPTY, errno.EEXIST)
+    return True

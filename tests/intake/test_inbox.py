@@ -359,6 +359,57 @@ def test_a_file_that_cannot_be_moved_aside_stays_and_is_explained(site: Site, mo
     assert _why(site, "table/a.txt") == "unreadable"
 
 
+def test_a_file_that_is_gone_leaves_no_reason_behind(site: Site) -> None:
+    """Somebody took it back just when it was to be refused."""
+    path = site.drop("table/a.txt")
+    take = site.inbox.taking._take
+    site.inbox.taking._take = lambda pairs: (take(pairs), path.unlink())[0]  # type: ignore[func-returns-value]
+    site.scan()
+    assert site.listing("inbox") == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_lets_nothing_go_makes_no_tasks(site: Site) -> None:
+    """A read-only share: the file waits and the reason is told."""
+    path = site.drop("keep/share/a.txt")
+    path.parent.chmod(0o500)
+    site.scan()
+    site.inbox.run_once()
+    assert _why(site, "keep/share/a.txt") == "fixed"
+    assert site.tasks() == []
+    path.parent.chmod(0o700)
+
+
+def test_a_file_that_cannot_be_moved_does_not_make_one_task_after_another(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first try is recorded with its reason; the file is left alone for a long while."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(site.store.blobs, "take", refuse)
+    site.drop("keep/a.txt")
+    for _ in range(5):
+        site.scan()
+    assert site.only_task().status is Status.FAILED
+    explanation = site.inbox.explain(str(site.data / "inbox/keep/a.txt"))
+    assert (explanation.kind, "not permitted" in explanation.text) == ("fixed", True)
+
+
+def test_directories_that_were_emptied_go_after_a_while(site: Site) -> None:
+    """A fresh one stays, somebody may be about to use it; so do those that the runner took nothing from."""
+    site.drop("keep/tree/sub/a.txt")
+    (site.data / "inbox" / "keep" / "mine").mkdir()
+    site.scan()
+    site.inbox.run_once()
+    site.inbox.taking.remove_emptied(time.time())
+    assert (site.data / "inbox" / "keep" / "tree" / "sub").is_dir()
+    for _ in range(2):
+        site.inbox.taking.remove_emptied(time.time() + 3600)
+    assert [path.name for path in (site.data / "inbox" / "keep").iterdir()] == ["mine"]
+
+
 # Circumstances
 
 
@@ -444,6 +495,23 @@ def test_a_crash_between_record_and_rename_is_mended_at_the_next_start(site: Sit
     site.scan()
     assert not path.exists()
     assert (site.data / site.only_task().input_files[0]).read_text() == "hello"
+
+
+def test_a_taken_file_survives_a_crash_before_its_task_file_is_written(site: Site) -> None:
+    """The journal alone says what became of it; the file is in `uploads` and nowhere else."""
+    site.drop("keep/a.txt", "hello")
+    site.scan()
+    crashed = site.root / "crashed"
+    shutil.copytree(site.data, crashed)
+    shutil.rmtree(crashed / "tasks")
+    (crashed / "index.db").unlink()
+    config = site.config.model_copy(update={"data_dir": crashed})
+    later = Site(site.root, config)
+    later.open()
+    try:
+        assert (crashed / later.only_task().input_files[0]).read_text() == "hello"
+    finally:
+        later.close()
 
 
 def test_tasks_from_before_a_restart_count_as_taken(make_site: MakeSite) -> None:
