@@ -143,7 +143,7 @@ class OutboxConfig(Section):
 
 
 class StorageConfig(Section):
-    """When the store writes, and how much room it leaves on the disk."""
+    """When the store writes, how much room it leaves on the disk, and whether others may write there, too."""
 
     write_behind_seconds: Duration = 0.05
     overload_seconds: Length = 2.0
@@ -152,6 +152,7 @@ class StorageConfig(Section):
     min_free_bytes: Size = 500_000_000
     min_free_inodes: Whole = 10_000
     ballast_bytes: Size = 16 * 1024**2
+    allow_shared: bool = False
 
 
 class Overrides(Section):

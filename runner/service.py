@@ -31,6 +31,7 @@ from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
 from runner.intake.schedules import Schedules
 from runner.store import Durability, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
+from runner.store.access import check_access
 from runner.store.checkpoint import CheckpointRule
 from runner.store.committer import Done
 from runner.store.owner import Owner
@@ -124,8 +125,10 @@ class Service:
         """Becomes the owner and recovers; nothing runs yet.
 
         With `announce` it waits for another owner to end, after telling it of that one; without, it raises
-        `OwnerExists`. `progress` is told what takes long. Raises `FormatError`.
+        `OwnerExists`. `progress` is told what takes long. Raises `FormatError`, `UnsafeAccess`.
         """
+        if not self.config.storage.allow_shared:
+            check_access(self.store.layout)
         if announce is None:
             self._owner.acquire()
         else:

@@ -28,6 +28,9 @@ from runner.web.sockets import listen_on_port
 LOOPS: Final = frozenset({"committer", "syncer", "writer", "checkpointer", "dispatcher", "inbox", "outbox", "events"})
 """The threads without which nothing goes on. Those that handlers start may fail as they like."""
 
+PRIVATE: Final = 0o077
+"""The umask: what is made, by handlers too, is for this user alone."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     """
     config = options.load_config(http__host=host, http__port=port)
     set_up_logs(config.log)
+    os.umask(PRIVATE)
     threading.excepthook = _end_loudly
     signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:

@@ -17,6 +17,8 @@ from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_table, safe
 from runner.config import Config
 from runner.handlers import Handlers
+from runner.store import Layout
+from runner.store.access import find_faults
 from runner.units import format_size
 from runner.web.sockets import can_connect
 
@@ -87,12 +89,9 @@ def examine(config: Config) -> Iterator[Finding]:
 
 
 def _permissions(data: Path) -> Finding:
-    status = data.stat()
-    if status.st_uid != os.geteuid():
-        return Finding("data", False, f"{data} belongs to user {status.st_uid}, not to you")
-    is_open = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-    mode = f"{data}, mode {stat.S_IMODE(status.st_mode):04o}"
-    return Finding("data", not is_open, mode + (": others can write to it; chmod go-w" if is_open else ""))
+    faults = tuple(find_faults(Layout(data)))
+    mode = f"{data}, mode {stat.S_IMODE(data.stat().st_mode):04o}"
+    return Finding("data", not faults, "; ".join(faults) or mode)
 
 
 def _owner(data: Path) -> Iterator[Finding]:

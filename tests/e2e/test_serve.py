@@ -88,6 +88,25 @@ def test_a_bad_configuration_is_named_with_its_line(cli: Command, project: Path,
     assert not (project / "data").exists()
 
 
+def test_a_directory_that_others_can_write_to_is_refused(cli: Command, project: Path) -> None:
+    """Exit code 77 and the way out, in every command; a setting says that it is meant."""
+    (project / "data").mkdir()
+    (project / "data").chmod(0o777)
+    refused = cli("serve")
+    assert refused.code == cli("ls").code == 77
+    assert "chmod go-w" in refused.err
+    text = (project / "config.yaml").read_text()
+    (project / "config.yaml").write_text(text.replace("storage: {", "storage: {allow_shared: true, "))
+    assert cli("ls").code == 0
+
+
+def test_what_it_makes_is_closed_to_others(project: Path, serving: Serving) -> None:
+    """Whatever the umask of whoever started it."""
+    made = [path for path in (project / "data").rglob("*") if not path.is_symlink()]
+    assert len(made) > 10
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
 def test_a_broken_handler_keeps_nothing_from_serving(cli: Command, project: Path) -> None:
     """It is shown by `runner handlers` while the others run."""
     (project / "handlers" / "broken.py").write_text("def (")
