@@ -12,7 +12,6 @@ from runner.intake.folders import Folder, Folders
 from runner.intake.holds import Holds
 from runner.intake.lanes import Lanes
 from runner.intake.mounts import Mounts
-from runner.intake.names import shown
 from runner.intake.readiness import Trust
 from runner.intake.scan import Listing, find_folders, list_folder
 
@@ -156,8 +155,3 @@ class Rounds:
             self.mounts.type_of(device) or device,
             POLL_SECONDS,
         )
-
-
-def describe_trouble(folder: Folder, count: FolderCount) -> str:
-    """A folder that cannot be read, for people."""
-    return f"{shown(folder.path)} cannot be read: {count.trouble}"
