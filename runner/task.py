@@ -210,17 +210,14 @@ class Task(Record):
         return sum(attempt.outcome in COUNTED for attempt in self.attempts)
 
 
-_DEFAULTS: Final = {
-    name: field.get_default(call_default_factory=False)
-    for name, field in Task.model_fields.items()
-    if not field.is_required()
-}
+# In the order of the model, the required ones too: the JSON has this order, and recovery looks for `id` at its front.
+_DEFAULTS: Final = {name: field.get_default(call_default_factory=False) for name, field in Task.model_fields.items()}
 _FIELDS: Final = set(Task.model_fields)
 
 
 def make(**fields: Any) -> Task:
-    """A task from values that have been checked: quicker than `Task(...)`, which checks them again. `payload` and
-    `metadata` must be given."""
+    """A task from values that have been checked: quicker than `Task(...)`, which checks them again. `payload`,
+    `metadata` and whatever has no default must be given."""
     task = Task.__new__(Task)
     object.__setattr__(task, "__dict__", {**_DEFAULTS, **fields})
     object.__setattr__(task, "__pydantic_fields_set__", _FIELDS)

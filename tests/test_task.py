@@ -260,6 +260,22 @@ def test_a_task_reads_back_as_it_was_written() -> None:
     assert json.loads(transitions.to_json(task)).keys() == Task.model_fields.keys()
 
 
+def test_a_task_made_without_checks_is_written_like_one_made_with_them() -> None:
+    """Field by field in the same order: `id` comes first in every record and in every file."""
+    given = {
+        "id": "t",
+        "type": "resize",
+        "user_id": "u",
+        "status": Status.PENDING,
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    quick = transitions.make(**given, payload={}, metadata={})
+    assert transitions.to_json(quick) == transitions.to_json(make())
+    assert quick == make()
+    assert transitions.to_json(transitions.start(quick, NOW)).startswith(b'{"id":"t","type":')
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"null", b"[]", b'{"id": 1', b"\xff\xfe", b'{"id":"t","surprise":1}'])
 def test_what_is_no_task_is_never_read_as_an_empty_one(data: bytes) -> None:
     """A damaged file is an error with a reason, in one line."""
