@@ -6,7 +6,8 @@
     │   ├── UnknownHandler       no such handler, or it cannot be loaded
     │   ├── InvalidSubmission    a field is wrong; `problems` says which
     │   ├── LimitReached         too many tasks wait; try again later
-    │   └── KeyConflict          the unique key belongs to another submission
+    │   ├── KeyConflict          the unique key belongs to another submission
+    │   └── Duplicate            the same was submitted not long ago, and is to be done once
     ├── NotFound                 no such task, user or file
     ├── IllegalTransition        the task's status does not allow that
     │   └── Fenced               the attempt is no longer the current one
@@ -99,6 +100,16 @@ class KeyConflict(Refused):
     def __init__(self, key: str, task_id: str) -> None:
         super().__init__(f"the key {key!r} was used for task {task_id} with other content; use another key")
         self.key = key
+        self.task_id = task_id
+
+
+class Duplicate(Refused):
+    """The same type, payload and queue were submitted within the submission's `unique` length of time."""
+
+    code = "task_already_exists"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"the same submission is task {task_id}")
         self.task_id = task_id
 
 

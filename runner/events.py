@@ -67,7 +67,12 @@ class Event:
     @property
     def stream_id(self) -> str:
         """The number as text, `<ms>-<rest>`."""
-        return f"{self.number >> _REST_BITS}-{self.number & _REST_MASK}"
+        return stream_id_of(self.number)
+
+
+def stream_id_of(number: int) -> str:
+    """A number as text, `<ms>-<rest>`."""
+    return f"{number >> _REST_BITS}-{number & _REST_MASK}"
 
 
 def parse_stream_id(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +17,7 @@ from runner.dispatch.cleanup import Cleanup, GcMode, GcReport
 from runner.dispatch.delays import Clock, utc_now
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.limits import LimitRules
+from runner.dispatch.retries import Retries
 from runner.dispatch.timetable import Timetable
 from runner.errors import NotFound, OwnerExists
 from runner.events import Events
@@ -98,6 +99,7 @@ class Service:
         self.inbox = Inbox(
             config.inbox, self.store, self.handlers, folders, self.outbox, self.door.take, self._inbox_failed
         )
+        self._retries = Retries()
         self._timetable = Timetable()
         self._schedules = Schedules(
             config.schedules, self.store.files, f"{self.store.layout.data}/schedules.json", self.door.submit, clock
@@ -144,6 +146,7 @@ class Service:
         self._apply_limits()
         if self._role is Role.SERVE:
             self._open_intake()
+        self._retries.start(self._recovered.live)
         self.dispatcher.start(self._recovered.live)
         self._recovered.live = []
         self._start_thread("dispatcher", self.dispatcher.run)
@@ -204,6 +207,10 @@ class Service:
     def list_tasks(self, query: TaskQuery) -> TaskPage:
         """Part of the list of tasks, newest first."""
         return self.store.list(query)
+
+    def all_tasks(self, query: TaskQuery) -> Iterator[Task]:
+        """Every task that matches, newest first, read a page of the query's size at a time."""
+        return self.store.all(query)
 
     def count(self, query: TaskQuery) -> int:
         """How many tasks match."""
@@ -304,6 +311,7 @@ class Service:
         # Watchers are told before attempts are launched, so that they see `processing` before what the handler says.
         self.events.publish_transitions(transitions)
         self.dispatcher.on_commit(transitions)
+        self._retries.note(transitions)
         if self._hears_intake:
             self.inbox.hear(transitions)
             self.outbox.hear(transitions)
@@ -366,12 +374,15 @@ class Service:
 
     def _queue_row(self, queue: str, by_status: Mapping[str, int]) -> dict[str, Any]:
         waiting = self.dispatcher.waiting_in_queue(queue)
-        delayed = max(0, by_status.get(Status.PENDING, 0) - waiting)
+        retries = self._retries.count_of_queue(queue)
+        ended_badly = by_status.get(Status.FAILED, 0) + by_status.get(Status.CANCELLED, 0)
         return {
             "queue": queue,
             "pending": waiting,
-            "scheduled": delayed,
+            "scheduled": max(0, by_status.get(Status.PENDING, 0) - waiting - retries),
+            "retry": retries,
             "active": by_status.get(Status.PROCESSING, 0),
+            "archived": ended_badly,
             "completed": by_status.get(Status.COMPLETED, 0),
             "failed": by_status.get(Status.FAILED, 0),
             "cancelled": by_status.get(Status.CANCELLED, 0),

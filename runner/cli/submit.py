@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from runner.cli.connection import Api, Duty, connect
+from runner.cli.connection import Api, Duty, connect, task_path
+from runner.cli.exits import CommandFailed
 from runner.cli.following import follow, print_end
 from runner.cli.handlers import print_handler
 from runner.cli.options import Options, common_options
@@ -61,7 +62,7 @@ def submit(
         return None
     body = _body(type, fields) | {"inputs": [_input(path, handover) for path in files]}
     with connect(options, Duty.RUN_TASKS if wait else Duty.ANSWER) as api:
-        task = api.post("/tasks", body)
+        task = _submit(api, body)
         if wait:
             return _follow(options, api, task)
         if api.is_own:
@@ -71,6 +72,17 @@ def submit(
     else:
         click.echo(task["id"])
     return None
+
+
+def _submit(api: Api, body: dict[str, Any]) -> dict[str, Any]:
+    """The task; the one that there is, if it is still too soon for the same one again."""
+    try:
+        task: dict[str, Any] = api.post("/tasks", body)
+    except CommandFailed as failure:
+        if failure.document.get("code") != "task_already_exists":
+            raise
+        task = api.get(task_path(failure.document["task_id"]))
+    return task
 
 
 def _follow(options: Options, api: Api, task: dict[str, Any]) -> int:

@@ -69,7 +69,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a submission comes from; said by the front end, never by the client."""
+    """Where a submission comes from; said by the front end, never by the client. `task_id` is the id that it gets if it
+    becomes a new task; None: any. So whoever says one can tell a new task from an earlier one."""
 
     source: Source
     user_id: str = "local"
@@ -77,6 +78,7 @@ class Origin:
     drop: Drop | None = None
     parent_id: str | None = None
     batch_id: str | None = None
+    task_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class Admission:
         handler = self._handlers.get(submission.type)
         self._check(submission, origin, handler, now)
         self._check_load(origin.user_id)
-        task_id = str(uuid.uuid4())
+        task_id = origin.task_id or str(uuid.uuid4())
         arrivals = tuple(map(_measured, origin.inputs))
         self._check_files(handler, arrivals)
         task = make(

@@ -20,6 +20,7 @@ from runner.service import Service
 from runner.web import problems
 from runner.web.auth import make_auth
 from runner.web.door import Door, allowed_hosts
+from runner.web.progress_streams import ProgressEndpoints
 from runner.web.streams import StreamEndpoints
 from runner.web.system import SystemEndpoints
 from runner.web.tasks import TaskEndpoints
@@ -44,9 +45,15 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -
     """The same without its door: the routes and the errors."""
     tasks = TaskEndpoints(service, Path(config.data_dir) / "tmp", config.http.max_body_bytes)
     streams = StreamEndpoints(service)
+    progress = ProgressEndpoints(service)
     system = SystemEndpoints(service)
     app = Starlette(
-        routes=[*_task_routes(tasks, streams), *_user_routes(users, tokens), *_system_routes(system)],
+        routes=[
+            *_task_routes(tasks, streams),
+            *_progress_routes(progress),
+            *_user_routes(users, tokens),
+            *_system_routes(system),
+        ],
         exception_handlers={
             RunnerError: problems.answer_runner_error,
             ValidationError: problems.answer_validation_error,
@@ -83,6 +90,17 @@ def _user_routes(users: Users, tokens: Tokens) -> list[BaseRoute]:
         _route(f"{PREFIX}/users/me", GET=people.me),
         _route(f"{PREFIX}/tokens", POST=keys.add, GET=keys.list),
         _route(f"{PREFIX}/tokens/{{name}}", DELETE=keys.remove),
+    ]
+
+
+def _progress_routes(progress: ProgressEndpoints) -> list[BaseRoute]:
+    one = f"{PREFIX}/tasks/{{id}}/progress"
+    return [
+        _route(one, GET=progress.latest),
+        _route(f"{one}/history", GET=progress.history),
+        _route(f"{one}/info", GET=progress.info),
+        _route(f"{one}/stream", GET=progress.stream),
+        _route(f"{PREFIX}/progress/stream", GET=progress.stream_many),
     ]
 
 

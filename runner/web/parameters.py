@@ -10,6 +10,7 @@ from starlette.requests import Request
 from runner.errors import NotFound
 from runner.events import parse_stream_id
 from runner.store import TaskQuery
+from runner.task import Status
 from runner.web.door import caller_of
 from runner.web.problems import invalid
 
@@ -17,6 +18,15 @@ MAX_WAIT_SECONDS: Final = 300.0
 
 _TASK_ID: Final = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
 _SHORT_NAMES: Final = {"user": "user_id", "client": "client_id"}
+_OTHER_STATUSES: Final = {
+    "active": (Status.PROCESSING,),
+    "archived": (Status.FAILED, Status.CANCELLED),
+    "retry": (Status.PENDING,),
+    "scheduled": (Status.PENDING,),
+}
+"""What contract 001 calls a status."""
+STATES_OF_PENDING: Final = frozenset({"scheduled", "retry"})
+"""What contract 001 calls tasks that wait for an instant: to us they are `pending`, like all that wait."""
 
 
 def task_id_of(request: Request) -> str:
@@ -35,10 +45,20 @@ def read_query(request: Request) -> TaskQuery:
     """The filters, and which part of the list is wanted. Several statuses are repeated or separated by commas."""
     asked: dict[str, Any] = {_SHORT_NAMES.get(name, name): value for name, value in request.query_params.items()}
     if "status" in asked:
-        asked["status"] = ",".join(request.query_params.getlist("status")).split(",")
+        asked["status"] = [status for name in _status_names(request) for status in _OTHER_STATUSES.get(name, (name,))]
     query = TaskQuery.model_validate(asked)
     sees = caller_of(request).sees
     return query if sees is None else query.model_copy(update={"user_id": sees})
+
+
+def read_states(request: Request) -> frozenset[str]:
+    """Which of the tasks that wait are wanted, where it is not all of them."""
+    names = set(_status_names(request))
+    return frozenset() if Status.PENDING in names else STATES_OF_PENDING & names
+
+
+def _status_names(request: Request) -> list[str]:
+    return ",".join(request.query_params.getlist("status")).split(",")
 
 
 def read_wait(request: Request) -> float:

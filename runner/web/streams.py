@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import Any, Final
 
 from pydantic_core import to_json
@@ -26,7 +26,8 @@ from runner.web.parameters import read_place, task_id_of
 
 HEARTBEAT_SECONDS: Final = 15.0
 EVENTS_AT_ONCE: Final = 256
-SSE_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEARTBEAT: Final = b": nothing new\n\n"
+SSE_HEADERS: Final = {"Cache-Control": "no-cache", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
 
 _TERMINAL_NAMES: Final = frozenset(map(str, TERMINAL))
 
@@ -41,7 +42,9 @@ class StreamEndpoints:
         """`GET /tasks/{id}/events`."""
         after = read_place(request)
         task = await in_thread(self._service.get, task_id_of(request), caller_of(request).sees)
-        return EventStream(self._service, task, after)
+        return WatchedStream(
+            self._service.events, {task.id}, lambda watcher: stream_events(self._service, watcher, task.id, after)
+        )
 
     async def log(self, request: Request) -> Response:
         """`GET /tasks/{id}/log`."""
@@ -51,45 +54,54 @@ class StreamEndpoints:
         return StreamingResponse(_lines(said), media_type="application/x-ndjson")
 
 
-class EventStream(StreamingResponse):
-    """A task's events from `after` on (None: only new ones). It watches for exactly as long as it is sent."""
+class WatchedStream(StreamingResponse):
+    """What `render` makes of the news of some tasks. It watches for exactly as long as it is sent."""
 
-    def __init__(self, service: Service, task: Task, after: int | None) -> None:
-        self._service = service
-        self._task_id = task.id
-        self._after = after
+    def __init__(
+        self, events: Events, task_ids: Collection[str], render: Callable[[Watcher], AsyncIterator[bytes]]
+    ) -> None:
+        self._events = events
+        self._task_ids = task_ids
+        self._render = render
         super().__init__(iter(()), headers=SSE_HEADERS, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
-        with self._service.events.subscribe({self._task_id}) as watcher:
-            # Watch first, look second: what happens in between is then in the queue.
-            task = await in_thread(self._service.get, self._task_id)
-            self.body_iterator = stream_events(self._service.events, watcher, task, self._after)
+        with self._events.subscribe(self._task_ids) as watcher:
+            self.body_iterator = self._render(watcher)
             await super().__call__(scope, receive, send)
 
 
-async def stream_events(events: Events, watcher: Watcher, task: Task, after: int | None) -> AsyncIterator[bytes]:
-    """The stream as bytes, until the task ends, the watcher is reset or the runner hangs up."""
-    yield _sse("status", {"task_id": task.id, "at": task.updated_at, **describe(task)})
+async def stream_events(service: Service, watcher: Watcher, task_id: str, after: int | None) -> AsyncIterator[bytes]:
+    """A task's events from `after` on (None: only new ones), until the task ends, the watcher is reset or the runner
+    hangs up."""
+    # Watched first, looked at second: what happens in between is then in the queue.
+    task = await in_thread(service.get, task_id)
+    yield sse("status", {"task_id": task.id, "at": task.updated_at, **describe(task)})
     seen = after or 0
     if after is not None:
-        said = await in_thread(events.history, task.id, after)
+        said = await in_thread(service.events.history, task.id, after)
         while batch := await in_thread(_take, said):
             seen = batch[-1].number
             yield b"".join(map(_rendered, batch))
     if task.is_terminal:
         yield _done(task.id, task.status)
         return
-    while (event := await watcher.receive(HEARTBEAT_SECONDS)) or not watcher.is_closed:
-        if event is None:
-            yield b": nothing new\n\n"
+    while event := await next_of(watcher):
+        if isinstance(event, bytes):
+            yield event
         elif not _is_known(event, seen, task.version):
             yield _rendered(event)
             if _is_end(event):
                 return
     if watcher.was_reset:
-        yield _sse("reset", {"task_id": task.id})
+        yield sse("reset", {"task_id": task.id})
+
+
+async def next_of(watcher: Watcher) -> Event | bytes | None:
+    """The next event; a comment to send where there is none for long; None when the watcher is closed."""
+    event = await watcher.receive(HEARTBEAT_SECONDS)
+    return event if event is not None or watcher.is_closed else HEARTBEAT
 
 
 async def wait_for_end(service: Service, task_id: str, user_id: str | None, seconds: float) -> Task:
@@ -116,17 +128,18 @@ def _is_end(event: Event) -> bool:
 
 def _rendered(event: Event) -> bytes:
     """One event; the last one of a task is followed by `done`."""
-    shown = _sse(event.kind, {"task_id": event.task_id, "at": event.at, **event.data}, event.stream_id)
+    shown = sse(event.kind, {"task_id": event.task_id, "at": event.at, **event.data}, event.stream_id)
     if event.kind is Kind.STATUS and _is_end(event):
         return shown + _done(event.task_id, event.data["status"])
     return shown
 
 
 def _done(task_id: str, status: str) -> bytes:
-    return _sse("done", {"task_id": task_id, "status": status})
+    return sse("done", {"task_id": task_id, "status": status})
 
 
-def _sse(name: str, data: dict[str, Any], stream_id: str | None = None) -> bytes:
+def sse(name: str, data: dict[str, Any], stream_id: str | None = None) -> bytes:
+    """One server-sent event."""
     head = f"id: {stream_id}\n" if stream_id else ""
     return f"{head}event: {name}\ndata: ".encode() + to_json(data) + b"\n\n"
 

@@ -38,9 +38,13 @@ class SystemEndpoints:
             raise NotFound("handler", request.path_params["name"])
         return _json(await in_thread(_described, handler, caller_of(request)))
 
-    async def queue_stats(self, _request: Request) -> Response:
+    async def queue_stats(self, request: Request) -> Response:
         """`GET /queues/stats`."""
-        return _json(await in_thread(self._service.queue_stats))
+        queue = request.query_params.get("queue")
+        rows = await in_thread(self._service.queue_stats)
+        if queue is not None and queue not in {row["queue"] for row in rows}:
+            raise NotFound("queue", queue)
+        return _json([row for row in rows if queue in (None, row["queue"])])
 
     async def why(self, request: Request) -> Response:
         """`GET /why`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,17 +16,19 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from runner.errors import IllegalTransition
+from runner.errors import Duplicate, IllegalTransition
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.intake.names import path_of, text_of
 from runner.service import Service
-from runner.store import TaskPage
+from runner.store import TaskPage, TaskQuery
 from runner.store.blobs import Handover
-from runner.task import DRAFT, Record, Task
+from runner.store.query import MAX_PAGE_SIZE
+from runner.task import DRAFT, Record, Status, Task
 from runner.web.bodies import read_json, read_optional_json, received_file
 from runner.web.crossing import Submitter, in_thread
+from runner.web.documents import document, state_of
 from runner.web.door import Caller, caller_of
-from runner.web.parameters import read_query, read_wait, task_id_of
+from runner.web.parameters import read_query, read_states, read_wait, task_id_of
 from runner.web.problems import invalid, pointing_below
 from runner.web.streams import wait_for_end
 
@@ -83,18 +86,23 @@ class TaskEndpoints:
         """`POST /tasks`."""
         body = await read_json(request, self._max_body_bytes)
         submission, origin = read_submission(body, caller_of(request))
-        return created(await self._submitter.submit(submission, origin))
+        task = await self._submitter.submit(submission, origin)
+        if task.id != origin.task_id and submission.unique is not None:
+            raise Duplicate(task.id)
+        return created(task, **_status_for(body, task))
 
     async def submit_many(self, request: Request) -> Response:
         """`POST /tasks:batch`."""
         body = await read_json(request, self._max_body_bytes)
         tasks = await in_thread(self._service.submit_many, read_submissions(body, caller_of(request)))
-        return Response(to_json(tasks), 201, media_type=JSON)
+        return Response(to_json([document(task) for task in tasks]), 201, media_type=JSON)
 
     async def list(self, request: Request) -> Response:
         """`GET /tasks`."""
-        page = await in_thread(self._service.list_tasks, read_query(request))
-        return Response(to_json(page.tasks), headers=_page_headers(page, request), media_type=JSON)
+        query, states = read_query(request), read_states(request)
+        page = await in_thread(list_in_states, self._service, query, states)
+        shown = [document(task) for task in page.tasks]
+        return Response(to_json(shown), headers=_page_headers(page, request), media_type=JSON)
 
     async def count(self, request: Request) -> Response:
         """`GET /tasks/count`."""
@@ -164,7 +172,8 @@ def read_submission(body: Any, caller: Caller, batch_id: str | None = None) -> t
         body = {name: value for name, value in body.items() if name != "inputs"}
     if "process_at" in body and "run_after" not in body:
         body = {OTHER_NAMES.get(name, name): value for name, value in body.items()}
-    origin = Origin(source=caller.source, user_id=caller.user_id, inputs=inputs, batch_id=batch_id)
+    task_id = str(uuid.uuid4())
+    origin = Origin(source=caller.source, user_id=caller.user_id, inputs=inputs, batch_id=batch_id, task_id=task_id)
     return Submission.model_validate(body), origin
 
 
@@ -190,13 +199,31 @@ def _arrival(file: LocalFile, number: int) -> Arrival:
 
 def rendered(task: Task, status: int = 200, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """A task as the API shows it; `more` are further members."""
-    content = to_json({**task.__dict__, **more}) if more else to_json(task)
-    return Response(content, status, headers, JSON)
+    return Response(to_json(document(task, **more)), status, headers, JSON)
 
 
-def created(task: Task) -> Response:
-    """The answer to a submission that became a task."""
-    return rendered(task, 201, {"Location": f"/api/v1/tasks/{task.id}"}, task_id=task.id)
+def created(task: Task, **more: Any) -> Response:
+    """The answer to a submission that became a task; `more` are further members."""
+    headers = {"Location": f"/api/v1/tasks/{task.id}"}
+    return Response(to_json(document(task, **more)), 201, headers, JSON)
+
+
+def list_in_states(service: Service, query: TaskQuery, states: frozenset[str]) -> TaskPage:
+    """Part of the list; of the tasks that wait only those in `states`, where any are given. Then all that wait are
+    looked at, and only pages are known, no cursor."""
+    if not states:
+        return service.list_tasks(query)
+    now = datetime.now(UTC)
+    everything = service.all_tasks(query.model_copy(update={"page": None, "cursor": None, "size": MAX_PAGE_SIZE}))
+    wanted = (task for task in everything if task.status is not Status.PENDING or state_of(task, now) in states)
+    first = (query.page or 0) * query.size
+    return TaskPage.model_construct(tasks=tuple(itertools.islice(wanted, first, first + query.size)))
+
+
+def _status_for(body: dict[str, Any], task: Task) -> dict[str, Any]:
+    """A client that says `process_at` speaks contract 001, and is told the status in its words."""
+    is_scheduled = "process_at" in body and state_of(task, task.created_at) == "scheduled"
+    return {"status": "scheduled"} if is_scheduled else {}
 
 
 def _page_headers(page: TaskPage, request: Request) -> dict[str, str]:

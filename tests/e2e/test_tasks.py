@@ -85,6 +85,12 @@ def test_a_submission_says_all_that_the_api_can(cli: Command, serving: Serving) 
     assert cli("submit", "count", "--payload", '{"unit": "x"}', *options).out.strip() == task["id"]
 
 
+def test_the_same_again_too_soon_is_the_task_that_there_is(cli: Command, serving: Serving) -> None:
+    """`--unique` is for scripts that may run twice: the second time is no failure."""
+    first = cli("submit", "count", "--unique", "1h").out
+    assert cli("submit", "count", "--unique", "1h").out == first
+
+
 def test_listing_filters_and_counts(cli: Command, serving: Serving) -> None:
     """`--count` prints a number alone; `--json` one array."""
     for type in ("count", "count", "fail"):

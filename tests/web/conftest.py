@@ -27,7 +27,7 @@ HANDLERS = '''
 import time
 from pathlib import Path
 
-from runner import Context, Fail, handler
+from runner import Context, Fail, Retry, handler
 
 
 @handler()
@@ -52,6 +52,12 @@ def wait_for(ctx: Context, gate: str) -> str:
 def fail(ctx: Context) -> None:
     """Never work."""
     raise Fail("it is broken", code="broken")
+
+
+@handler(retries=1)
+def fail_for_now(ctx: Context) -> None:
+    """Ask to be tried again in an hour."""
+    raise Retry(3600, "not now")
 
 
 @handler(accepts=[".txt"])

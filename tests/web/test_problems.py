@@ -30,6 +30,7 @@ def answer_to(error: errors.RunnerError) -> tuple[int, dict[str, Any], str | Non
         (errors.UnknownHandler("x", "no handler 'x'"), 422, "unknown_handler", None),
         (errors.InvalidSubmission((errors.Problem("/a", "bad"),)), 422, "validation_error", None),
         (errors.KeyConflict("k", "x"), 422, "idempotency_mismatch", None),
+        (errors.Duplicate("x"), 409, "task_already_exists", None),
         (errors.LimitReached("full", retry_after_seconds=2.5), 429, "queue_full", "3"),
         (errors.IllegalTransition("x", Status.PROCESSING, "be deleted"), 409, "task_running", None),
         (errors.IllegalTransition("x", Status.FAILED, "be cancelled"), 409, "already_finished", None),

@@ -40,9 +40,9 @@ def test_a_submission_becomes_a_task_that_runs(served: Served) -> None:
 
 def test_a_task_can_be_told_not_to_start_yet(served: Served) -> None:
     """By an instant, under either of its names, or by a length."""
-    for name in ("run_after", "process_at"):
+    for name, status in (("run_after", "pending"), ("process_at", "scheduled")):
         task = submit(served, **{name: "2126-01-31T12:00:00Z"})
-        assert (task["status"], task["run_after"]) == ("pending", "2126-01-31T12:00:00Z")
+        assert (task["status"], task["run_after"]) == (status, "2126-01-31T12:00:00Z")
     assert submit(served, delay="1h")["run_after"] is not None
 
 
