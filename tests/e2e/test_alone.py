@@ -24,7 +24,7 @@ def test_a_submission_waits_for_a_runner(cli: Command, project: Path) -> None:
     assert submitted.code == 0
     assert "runner serve" in submitted.err
     assert cli("show", submitted.out.strip(), "--json").json["status"] == "pending"
-    assert cli("submit", "count", "--wait").code == 0
+    assert cli("submit", "count", "note.txt", "--wait").code == 0
     assert cli("ls", "--status", "completed", "--count").out == "2\n"
 
 
@@ -41,7 +41,7 @@ def test_nothing_is_made_where_no_runner_belongs(cli: Command, project: Path) ->
 
 def test_a_task_that_nobody_runs_is_not_watched_for_ever(cli: Command) -> None:
     """Following needs somebody who runs it."""
-    task_id = cli("submit", "count").out.strip()
+    task_id = cli("submit", "count", "note.txt").out.strip()
     for command in (["watch", task_id], ["logs", "-f", task_id]):
         ended = cli(*command)
         assert ended.code == 5

@@ -50,7 +50,7 @@ def test_a_second_one_stands_by_and_takes_over(cli: Command, project: Path, serv
     assert int(pid) == serving.process.pid
     serving.stop(signal.SIGKILL)
     standby.await_line("serving ")
-    assert cli("submit", "count", "--wait").code == 0
+    assert cli("submit", "count", "note.txt", "--wait").code == 0
     assert standby.stop() == 0
 
 
@@ -113,5 +113,5 @@ def test_a_broken_handler_keeps_nothing_from_serving(cli: Command, project: Path
     server = Serving(project, "--json")
     server.await_line('"api": "http')
     assert "broken.py:1" in cli("handlers").err
-    assert cli("submit", "count", "--wait").code == 0
+    assert cli("submit", "count", "note.txt", "--wait").code == 0
     assert server.stop() == 0

@@ -78,23 +78,23 @@ def test_a_submission_says_all_that_the_api_can(cli: Command, serving: Serving) 
         "--client",
         "me",
     ]
-    task = cli("submit", "count", "--payload", '{"unit": "x"}', *options, "--json").json
+    task = cli("submit", "count", "note.txt", "--payload", '{"unit": "x"}', *options, "--json").json
     assert (task["queue"], task["priority"], task["max_retries"], task["timeout_seconds"]) == ("high", 7, 2, 60)
     assert (task["payload"], task["metadata"], task["client_id"]) == ({"unit": "x"}, {"a": "b"}, "me")
     assert (task["source"], task["unique_key"], bool(task["run_after"])) == ("cli", "k", True)
-    assert cli("submit", "count", "--payload", '{"unit": "x"}', *options).out.strip() == task["id"]
+    assert cli("submit", "count", "note.txt", "--payload", '{"unit": "x"}', *options).out.strip() == task["id"]
 
 
 def test_the_same_again_too_soon_is_the_task_that_there_is(cli: Command, serving: Serving) -> None:
     """`--unique` is for scripts that may run twice: the second time is no failure."""
-    first = cli("submit", "count", "--unique", "1h").out
-    assert cli("submit", "count", "--unique", "1h").out == first
+    first = cli("submit", "count", "note.txt", "--unique", "1h").out
+    assert cli("submit", "count", "note.txt", "--unique", "1h").out == first
 
 
 def test_listing_filters_and_counts(cli: Command, serving: Serving) -> None:
     """`--count` prints a number alone; `--json` one array."""
     for type in ("count", "count", "fail"):
-        cli("submit", type, "--wait")
+        cli("submit", type, "note.txt", "--wait")
     assert cli("ls", "--count").out == "3\n"
     assert cli("ls", "--status", "failed", "--count").out == "1\n"
     assert [task["type"] for task in cli("ls", "--json").json] == ["fail", "count", "count"]
@@ -146,15 +146,15 @@ def test_a_handlers_parameters_are_its_help(idle_cli: Command) -> None:
     ("arguments", "code", "said"),
     [
         (["submit", "cuont"], 4, "did you mean 'count'"),
-        (["submit", "count", "--set", "unit=[1]"], 4, "/payload/unit"),
-        (["submit", "count", "--set", "colour=red"], 4, "/payload/colour"),
+        (["submit", "count", "note.txt", "--set", "unit=[1]"], 4, "/payload/unit"),
+        (["submit", "count", "note.txt", "--set", "colour=red"], 4, "/payload/colour"),
         (["submit", "count", "config.yaml"], 4, ".txt"),
-        (["submit", "count", "--queue", "fast"], 4, "no queue 'fast'"),
-        (["submit", "count", "--delay", "soon"], 4, "/delay"),
+        (["submit", "count", "note.txt", "--queue", "fast"], 4, "no queue 'fast'"),
+        (["submit", "count", "note.txt", "--delay", "soon"], 4, "/delay"),
         (["submit", "count", "missing.txt"], 2, "missing.txt"),
-        (["submit", "count", "--set", "unit"], 2, "KEY=VALUE"),
-        (["submit", "count", "--payload", "[1]"], 2, "JSON object"),
-        (["submit", "count", "--payload", "{"], 2, "not JSON"),
+        (["submit", "count", "note.txt", "--set", "unit"], 2, "KEY=VALUE"),
+        (["submit", "count", "note.txt", "--payload", "[1]"], 2, "JSON object"),
+        (["submit", "count", "note.txt", "--payload", "{"], 2, "not JSON"),
         (["submit"], 2, "TYPE"),
         (["show", ABSENT], 3, ABSENT),
         (["watch", ABSENT], 3, ABSENT),

@@ -9,7 +9,7 @@ from tests.e2e.conftest import Command, Serving
 
 def test_why_answers_for_a_task_and_for_a_file(cli: Command, serving: Serving, project: Path) -> None:
     """By id, and by the path as the caller's shell knows it."""
-    task_id = cli("submit", "count", "--delay", "1h").out.strip()
+    task_id = cli("submit", "count", "note.txt", "--delay", "1h").out.strip()
     waiting = cli("why", task_id, "--json").json
     assert waiting["kind"]
     assert cli("why", task_id).out == waiting["text"] + "\n"
@@ -52,7 +52,7 @@ def test_doctor_finds_nothing_wrong_in_a_sound_folder(cli: Command, serving: Ser
 def test_doctor_names_what_is_wrong(cli: Command, project: Path) -> None:
     """Exit code 1; it needs no runner and changes nothing."""
     assert cli("doctor").code == 1
-    cli("submit", "count")
+    cli("submit", "count", "note.txt")
     (project / "handlers" / "broken.py").write_text("def (")
     (project / "data" / "corrupt" / "x.json").touch()
     (project / "data").chmod(0o777)
