@@ -29,6 +29,7 @@ STANDARD_QUEUES: Final = {"critical": 10, "high": 5, "default": 3, "low": 1}
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
+Rate = Annotated[float, Field(gt=0)]
 Length = Annotated[Duration, Field(gt=0)]
 
 
@@ -75,12 +76,19 @@ class Section(BaseModel):
 
 
 class HttpConfig(Section):
-    """Where HTTP is served. Port 0: any free one. No `allowed_hosts`: the address itself, and localhost."""
+    """Where HTTP is served, and how much is taken from one client. Port 0: any free one. No `allowed_hosts`: the
+    address itself, and localhost. Rates are requests a second; None: no limit. `limits.exempt_users` are not held to
+    what is per user, nor this machine's own addresses to what is per address."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
     allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: Size = 1024**2
+    max_connections: Count = 4096
+    rate_per_address: Rate | None = 100
+    rate_per_user: Rate | None = 50
+    streams_per_user: Count | None = 20
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class GrpcConfig(Section):

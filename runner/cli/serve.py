@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import Final, NoReturn
@@ -22,12 +24,14 @@ from runner.errors import OwnerExists
 from runner.logs import set_up_logs
 from runner.service import Service
 from runner.web.app import create_app
+from runner.web.protocol import Patience
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
 
 LOOPS: Final = frozenset({"committer", "syncer", "writer", "checkpointer", "dispatcher", "inbox", "outbox", "events"})
 """The threads without which nothing goes on. Those that handlers start may fail as they like."""
 
+MAX_DESCRIPTORS: Final = 65536
 PRIVATE: Final = 0o077
 """The umask: what is made, by handlers too, is for this user alone."""
 
@@ -56,7 +60,20 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
         service.run_tasks()
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp))
-        Server(create_app(service, config), service.events, lambda: _print_addresses(options, config, tcp)).run(sockets)
+        patience = Patience(max_connections=min(config.http.max_connections, _allow_descriptors() // 2))
+        announce = partial(_print_addresses, options, config, tcp)
+        Server(create_app(service, config), service.events, announce, patience).run(sockets)
+
+
+def _allow_descriptors() -> int:
+    """As many open files as the system lets this user have, of which clients never get more than half: a runner
+    without a descriptor for its journal is none. How many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def _end(_signal: int, _frame: object) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -13,13 +13,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from runner.config import Config
 from runner.errors import RunnerError
 from runner.service import Service
 from runner.web import problems
 from runner.web.auth import make_auth
-from runner.web.door import Door, allowed_hosts
+from runner.web.door import Door, allowed_hosts, caller_of
+from runner.web.limits import StreamLimit, Throttle
 from runner.web.progress_streams import ProgressEndpoints
 from runner.web.streams import StreamEndpoints
 from runner.web.system import SystemEndpoints
@@ -37,8 +39,13 @@ def create_app(service: Service, config: Config) -> ASGIApp:
     users = Users(service.store)
     tokens = Tokens(service.store.files, f"{service.store.layout.data}/tokens.json")
     auth = make_auth(config.auth, service.store, users, tokens)
+    http, exempt = config.http, frozenset(config.limits.exempt_users)
+    throttle = Throttle(http.rate_per_address, http.rate_per_user, exempt)
     # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
-    return Door(create_api(service, config, users, tokens), allowed_hosts(config.http), auth)
+    door = Door(create_api(service, config, users, tokens), allowed_hosts(http), auth, throttle)
+    if not http.trusted_proxies:
+        return door
+    return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", door), trusted_hosts=list(http.trusted_proxies)))
 
 
 def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -> Starlette:
@@ -63,6 +70,7 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -
         },
     )
     app.router.redirect_slashes = False
+    app.state.stream_limit = StreamLimit(config.http.streams_per_user, frozenset(config.limits.exempt_users))
     return app
 
 
@@ -121,6 +129,8 @@ def _route(path: str, **endpoints: Endpoint) -> Route:
     """One route for each path, so that a 405 lists every method that the path has."""
 
     async def dispatch(request: Request) -> Response:
-        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+        response = await endpoints["GET" if request.method == "HEAD" else request.method](request)
+        limit: StreamLimit = request.app.state.stream_limit
+        return limit.counted(caller_of(request), response)
 
     return Route(path, dispatch, methods=list(endpoints))

@@ -25,6 +25,7 @@ from runner.web.problems import HttpProblem, answer
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+MAX_HEADER_BYTES: Final = 16 * 1024
 CLI_AGENT: Final = "runner-cli"
 LOCAL_USER: Final = "local"
 
@@ -91,13 +92,24 @@ class Auth(Protocol):
         """Who asks. Raises `HttpProblem` 401 where that must be known and is not."""
 
 
+class Turnstile(Protocol):
+    """Who asks too often. Both raise `HttpProblem` 429."""
+
+    def check_address(self, scope: Scope) -> None:
+        """Before anything is known of the caller."""
+
+    def check_user(self, caller: Caller) -> None:
+        """When they are known."""
+
+
 class Door:
     """ASGI middleware: lets a request in with its `Caller` and request id in the scope, or answers it."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], auth: Auth) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], auth: Auth, turnstile: Turnstile) -> None:
         self._app = app
         self._hosts = hosts
         self._auth = auth
+        self._turnstile = turnstile
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or passes it on."""
@@ -117,10 +129,12 @@ class Door:
     async def _admit(self, scope: Scope, headers: Headers) -> Admitted:
         if is_socket(scope):
             return Admitted(admin(headers))
+        self._turnstile.check_address(scope)
         fault = find_fault(scope, headers, self._hosts)
         if fault is not None:
             raise fault
         admitted = await self._auth.identify(scope, headers)
+        self._turnstile.check_user(admitted.caller)
         if scope["type"] == "websocket" and _lacks_origin(admitted.caller, headers):
             raise HttpProblem(403, "cross_site_request", "a WebSocket without an Origin needs a token")
         return admitted
@@ -158,6 +172,8 @@ def require_admin(request: Request) -> None:
 
 def find_fault(scope: Scope, headers: Headers, hosts: frozenset[str]) -> HttpProblem | None:
     """Why a request through TCP is refused before anything of it is read, or None."""
+    if header_bytes(scope) > MAX_HEADER_BYTES:
+        return HttpProblem(431, "header_too_large", f"the header is larger than {MAX_HEADER_BYTES} bytes")
     if "transfer-encoding" in headers and "content-length" in headers:
         # RFC 9112 6.3: servers that take one and proxies that take the other see different requests.
         return HttpProblem(400, "ambiguous_length", "both Content-Length and Transfer-Encoding are given")
@@ -167,6 +183,12 @@ def find_fault(scope: Scope, headers: Headers, hosts: frozenset[str]) -> HttpPro
     if scope.get("method") not in SAFE_METHODS and is_cross_site(headers, own_origin(scope, host)):
         return HttpProblem(403, "cross_site_request", "another site's page must not change anything here")
     return None
+
+
+def header_bytes(scope: Scope) -> int:
+    """The size of a request's line and header. The server counts only what comes in pieces."""
+    target = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+    return target + sum(len(name) + len(value) + 4 for name, value in scope.get("headers", ()))
 
 
 def is_cross_site(headers: Headers, own_origin: str) -> bool:

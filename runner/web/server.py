@@ -6,30 +6,42 @@ still being answered gets a moment. From SIGTERM to the end of `serve` is at mos
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from runner.events import Events
+from runner.web.door import MAX_HEADER_BYTES
+from runner.web.protocol import Connection, Patience
 from runner.web.sockets import listen_on_path
 
 CLOSE_SECONDS: Final = 3
-MAX_HEADER_BYTES: Final = 16 * 1024
 KEEP_ALIVE_SECONDS: Final = 5
+TICKS_BETWEEN_SWEEPS: Final = 5
+"""uvicorn ticks ten times a second."""
 
 
 class Server(uvicorn.Server):
     """uvicorn, which ends streams when it is told to stop, and then returns rather than raising the signal again."""
 
-    def __init__(self, app: ASGIApp, events: Events, announce: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        events: Events,
+        announce: Callable[[], None] = lambda: None,
+        patience: Patience = Patience(),  # noqa: B008 - it is frozen
+    ) -> None:
         self._events = events
         self._announce = announce
         super().__init__(
@@ -41,6 +53,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 ws="none",
+                http=cast("type[asyncio.Protocol]", partial(Connection, patience=patience)),
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=CLOSE_SECONDS,
@@ -56,6 +69,15 @@ class Server(uvicorn.Server):
         """Begins to serve, and says so: from here on signals end it cleanly."""
         await super().startup(sockets)
         self._announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ends the connections of clients that were waited for long enough."""
+        if counter % TICKS_BETWEEN_SWEEPS == 0:
+            now = time.monotonic()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Hangs up on whoever listens to a stream, then closes what is left."""

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from runner.config import Config
 from runner.service import Service
 from runner.web.app import create_api, create_app
+from runner.web.protocol import Patience
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
 from runner.web.tokens import Tokens
@@ -140,10 +141,10 @@ def serve(tmp_path: Path, **settings: Any) -> Iterator[Served]:
 
 
 @contextmanager
-def serve_again(served: Served) -> Iterator[int]:
+def serve_again(served: Served, patience: Patience = Patience()) -> Iterator[int]:  # noqa: B008 - it is frozen
     """Another app over the same service, which remembers nothing of its callers; yields its port."""
     service = served.service
-    server = Server(create_app(service, service.config), service.events)
+    server = Server(create_app(service, service.config), service.events, patience=patience)
     with listen_on_port("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
