@@ -40,7 +40,9 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def completed(client: httpx2.Client) -> dict[str, Any]:
     """A task of theirs that has completed."""
-    submitted = client.post(TASKS, json={"type": "measure"}).json()
+    submitted = client.post(TASKS, json={"type": "measure", "draft": True}).json()
+    client.put(f"{TASKS}/{submitted['id']}/inputs/a.txt", content=b"12")
+    client.post(f"{TASKS}/{submitted['id']}/start")
     task: dict[str, Any] = client.get(f"{TASKS}/{submitted['id']}", params={"wait": 20}).json()
     assert task["status"] == "completed"
     return task

@@ -125,6 +125,7 @@ def test_a_draft_takes_files_and_runs_when_it_is_started(served: Served) -> None
 def test_outputs_are_downloaded_and_never_run_by_a_browser(served: Served) -> None:
     """Right name, right type, and nothing that a page could execute."""
     draft = submit(served, "measure", draft=True)
+    served.tcp.put(f"{TASKS}/{draft['id']}/inputs/a.txt", content=b"12")
     served.tcp.post(f"{TASKS}/{draft['id']}/start")
     task = finished(served, draft["id"])
     assert sorted(Path(path).name for path in task["output_files"]) == ["page.html", "sizes ü.txt"]
