@@ -1,11 +1,10 @@
-"""JSON bodies are read strictly."""
+"""JSON is read strictly, wherever it comes from."""
 
 from __future__ import annotations
 
 import pytest
 
-from runner.web.bodies import MAX_INTEGER, MAX_JSON_LEVELS, parse_json
-from runner.web.problems import HttpProblem
+from runner.strictjson import MAX_INTEGER, MAX_LEVELS, DuplicateKey, InvalidJson, read
 
 
 def nested(levels: int) -> bytes:
@@ -32,24 +31,23 @@ def nested(levels: int) -> bytes:
         b"9223372036854775808",
         b"[-9223372036854775809]",
         b"9" * 5000,
-        nested(MAX_JSON_LEVELS + 1),
+        nested(MAX_LEVELS + 1),
         nested(100_000),
         b'{"a":' * 65 + b"1" + b"}" * 65,
     ],
 )
 def test_what_is_not_exact_json_is_refused(body: bytes) -> None:
     """Whatever parsers disagree on is an error, not a guess."""
-    with pytest.raises(HttpProblem) as refused:
-        parse_json(body)
-    assert (refused.value.status_code, refused.value.code) == (400, "invalid_json")
+    with pytest.raises(InvalidJson) as refused:
+        read(body)
+    assert refused.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1, "a": 2}', b'[{"x": {"a": 1, "a": 1}}]', b'{"a": 1, "\\u0061": 2}'])
 def test_a_key_that_is_there_twice_is_refused(body: bytes) -> None:
     """Two readers of one body never see different values."""
-    with pytest.raises(HttpProblem) as refused:
-        parse_json(body)
-    assert refused.value.code == "duplicate_key"
+    with pytest.raises(DuplicateKey):
+        read(body)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +62,16 @@ def test_a_key_that_is_there_twice_is_refused(body: bytes) -> None:
 )
 def test_everything_else_is_read(body: bytes, value: object) -> None:
     """The checks hit no honest document, not even one whose texts look dangerous."""
-    assert parse_json(body) == value
+    assert read(body) == value
 
 
 def test_the_deepest_allowed_nesting_is_read() -> None:
     """The limit is a limit, not one less."""
-    assert parse_json(nested(MAX_JSON_LEVELS)) is not None
+    assert read(nested(MAX_LEVELS)) is not None
+
+
+@pytest.mark.parametrize("tail", [b'"' + b'\\"' * 200_000, b'"' * 400_001, b'"' + b"\\" * 400_001, b"[]" * 200_000])
+def test_no_text_takes_long_to_refuse(tail: bytes) -> None:
+    """What is looked at character by character is looked at once: these took hours when it was not."""
+    with pytest.raises(InvalidJson):
+        read(b"[]" * MAX_LEVELS + tail)
