@@ -89,6 +89,8 @@ class HttpConfig(Section):
     rate_per_user: Rate | None = 50
     streams_per_user: Count | None = 20
     trusted_proxies: tuple[str, ...] = ()
+    max_upload_bytes: Size = 16 * 1024**3
+    allowed_roots: tuple[Folder, ...] = ()
 
 
 class GrpcConfig(Section):

@@ -9,6 +9,7 @@
     │   ├── KeyConflict          the unique key belongs to another submission
     │   └── Duplicate            the same was submitted not long ago, and is to be done once
     ├── NotFound                 no such task, user or file
+    ├── VersionMismatch          the task has changed since its reader looked
     ├── IllegalTransition        the task's status does not allow that
     │   └── Fenced               the attempt is no longer the current one
     ├── Unavailable              the runner cannot do it now
@@ -122,6 +123,17 @@ class NotFound(RunnerError):
         super().__init__(f"no {kind} {name!r}")
         self.kind = kind
         self.name = name
+
+
+class VersionMismatch(RunnerError):
+    """The change was meant for another version of the task; nothing was changed. `version` is the one that it has."""
+
+    code = "version_mismatch"
+
+    def __init__(self, task_id: str, version: int) -> None:
+        super().__init__(f"task {task_id} has version {version} now; look at it again")
+        self.task_id = task_id
+        self.version = version
 
 
 class IllegalTransition(RunnerError):

@@ -13,13 +13,14 @@ from typing import Any
 
 from runner import task as moves
 from runner.config import Config, RetentionRule
+from runner.dispatch.bulk import Bulk, BulkReport, Verb
 from runner.dispatch.cleanup import Cleanup, GcMode, GcReport
 from runner.dispatch.delays import Clock, utc_now
 from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.limits import LimitRules
 from runner.dispatch.retries import Retries
 from runner.dispatch.timetable import Timetable
-from runner.errors import NotFound, OwnerExists
+from runner.errors import NotFound, OwnerExists, VersionMismatch
 from runner.events import Events
 from runner.execute import Executors
 from runner.handlers import Handlers
@@ -43,7 +44,21 @@ from runner.store.writer import Pace
 from runner.task import Status, Task
 from runner.why import explain_task
 
-__all__ = ["GcMode", "GcReport", "Health", "Role", "Service", "limit_rules"]
+__all__ = [
+    "BulkReport",
+    "GcMode",
+    "GcReport",
+    "Health",
+    "Role",
+    "Service",
+    "Verb",
+    "Versions",
+    "check_version",
+    "limit_rules",
+]
+
+Versions = frozenset[int]
+"""The versions of a task that a change is meant for."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +115,7 @@ class Service:
             config.inbox, self.store, self.handlers, folders, self.outbox, self.door.take, self._inbox_failed
         )
         self._retries = Retries()
+        self._bulk = Bulk(self.store, clock)
         self._timetable = Timetable()
         self._schedules = Schedules(
             config.schedules, self.store.files, f"{self.store.layout.data}/schedules.json", self.door.submit, clock
@@ -260,15 +276,19 @@ class Service:
 
     # Changing
 
-    def cancel(self, task_id: str, user_id: str | None = None, reason: str = "cancelled") -> Task:
+    # `versions`: only a task that has one of these; None: any. Raises `VersionMismatch`.
+
+    def cancel(
+        self, task_id: str, user_id: str | None = None, reason: str = "cancelled", versions: Versions | None = None
+    ) -> Task:
         """Nobody wants the task any more: one that waits never starts, one that runs is told to stop."""
         now = self._clock()
-        return self._update(task_id, user_id, lambda task: moves.cancel(task, now, reason=reason))
+        return self._update(task_id, user_id, versions, lambda task: moves.cancel(task, now, reason=reason))
 
-    def retry(self, task_id: str, user_id: str | None = None) -> Task:
+    def retry(self, task_id: str, user_id: str | None = None, versions: Versions | None = None) -> Task:
         """A further attempt of a failed or cancelled task."""
         now = self._clock()
-        return self._update(task_id, user_id, lambda task: moves.retry(task, now))
+        return self._update(task_id, user_id, versions, lambda task: moves.retry(task, now))
 
     def rerun(self, task_id: str, user_id: str | None = None) -> Task:
         """A new task from an old one: the same type, payload and inputs."""
@@ -286,10 +306,18 @@ class Service:
         arrivals = tuple(Arrival(path, path.name) for path in inputs)
         return self.submit(submission, Origin(old.source, old.user_id, arrivals, parent_id=old.id))
 
-    def delete(self, task_id: str, user_id: str | None = None) -> None:
+    def delete(self, task_id: str, user_id: str | None = None, versions: Versions | None = None) -> None:
         """Forgets a task that neither waits nor runs, with its log, inputs and outputs."""
         self.get(task_id, user_id)
-        self.store.commit((Remove(task_id),))
+        self.store.commit((*_guard(task_id, versions), Remove(task_id)))
+
+    def change_many(self, verb: Verb, query: TaskQuery, limit: int) -> BulkReport:
+        """Changes the newest `limit` tasks that match, each on its own."""
+        return self._bulk.run(verb, query, limit)
+
+    def change_these(self, verb: Verb, task_ids: Sequence[str], user_id: str | None = None) -> BulkReport:
+        """Changes these tasks, each on its own."""
+        return self._bulk.run_on(verb, task_ids, user_id)
 
     def gc(self, mode: GcMode) -> GcReport:
         """Removes what its retention is over for, or says what that would be."""
@@ -318,9 +346,11 @@ class Service:
 
     # Steps
 
-    def _update(self, task_id: str, user_id: str | None, function: Callable[[Task], Task]) -> Task:
+    def _update(
+        self, task_id: str, user_id: str | None, versions: Versions | None, function: Callable[[Task], Task]
+    ) -> Task:
         self.get(task_id, user_id)
-        (task,) = self.store.commit((Update(task_id, function),))
+        *_, task = self.store.commit((*_guard(task_id, versions), Update(task_id, function)))
         assert task is not None
         return task
 
@@ -388,6 +418,18 @@ class Service:
             "cancelled": by_status.get(Status.CANCELLED, 0),
             "drafts": by_status.get(Status.CREATED, 0) + by_status.get(Status.UPLOADED, 0),
         }
+
+
+def check_version(task: Task, versions: Versions) -> Task:
+    """The task, if it has one of these versions. Raises `VersionMismatch`."""
+    if task.version not in versions:
+        raise VersionMismatch(task.id, task.version)
+    return task
+
+
+def _guard(task_id: str, versions: Versions | None) -> tuple[Update, ...]:
+    """The change that keeps those after it in its group from happening to another version of the task."""
+    return () if versions is None else (Update(task_id, lambda task: check_version(task, versions)),)
 
 
 def limit_rules(config: Config, handlers: Handlers) -> LimitRules:

@@ -20,10 +20,13 @@ from runner.errors import RunnerError
 from runner.service import Service
 from runner.web import problems
 from runner.web.auth import make_auth
+from runner.web.bulk import BulkEndpoints
 from runner.web.door import Door, allowed_hosts, caller_of
+from runner.web.incoming import UploadSpace
 from runner.web.limits import StreamLimit, Throttle
 from runner.web.progress_streams import ProgressEndpoints
 from runner.web.streams import StreamEndpoints
+from runner.web.submissions import Roots, SubmissionReader
 from runner.web.system import SystemEndpoints
 from runner.web.tasks import TaskEndpoints
 from runner.web.tokens import TokenEndpoints, Tokens
@@ -50,13 +53,19 @@ def create_app(service: Service, config: Config) -> ASGIApp:
 
 def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -> Starlette:
     """The same without its door: the routes and the errors."""
-    tasks = TaskEndpoints(service, Path(config.data_dir) / "tmp", config.http.max_body_bytes)
+    http, data = config.http, Path(config.data_dir)
+    space = UploadSpace(data / "tmp", http.max_upload_bytes, lambda: service.store.space.shortage)
+    space.clean_up()
+    reader = SubmissionReader(Roots.resolved(http.allowed_roots, data))
+    tasks = TaskEndpoints(service, reader, space, http.max_body_bytes)
+    bulk = BulkEndpoints(service, http.max_body_bytes)
     streams = StreamEndpoints(service)
     progress = ProgressEndpoints(service)
     system = SystemEndpoints(service)
     app = Starlette(
         routes=[
             *_task_routes(tasks, streams),
+            *_bulk_routes(bulk),
             *_progress_routes(progress),
             *_user_routes(users, tokens),
             *_system_routes(system),
@@ -98,6 +107,14 @@ def _user_routes(users: Users, tokens: Tokens) -> list[BaseRoute]:
         _route(f"{PREFIX}/users/me", GET=people.me),
         _route(f"{PREFIX}/tokens", POST=keys.add, GET=keys.list),
         _route(f"{PREFIX}/tokens/{{name}}", DELETE=keys.remove),
+    ]
+
+
+def _bulk_routes(bulk: BulkEndpoints) -> list[BaseRoute]:
+    return [
+        _route(f"{PREFIX}/tasks:cancel", POST=bulk.cancel),
+        _route(f"{PREFIX}/tasks:retry", POST=bulk.retry),
+        _route(f"{PREFIX}/tasks:delete", POST=bulk.delete),
     ]
 
 

@@ -1,14 +1,8 @@
-"""What comes in a request: JSON, strictly, and files, streamed."""
+"""JSON bodies, read strictly (`runner/strictjson.py`)."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from starlette.requests import Request
 
@@ -17,7 +11,6 @@ from runner.web.crossing import in_thread
 from runner.web.problems import HttpProblem
 
 LARGE_BYTES: Final = 64 * 1024
-WRITE_BYTES: Final = 1 << 20
 DISCARD_BYTES: Final = 16 << 20
 
 
@@ -63,46 +56,6 @@ def parse_json(data: bytes) -> Any:
         return strictjson.read(data)
     except strictjson.InvalidJson as error:
         raise HttpProblem(400, error.code, f"the body {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A file as it came in: where it lies for now, and its size in bytes."""
-
-    path: Path
-    size: int
-
-
-@asynccontextmanager
-async def received_file(request: Request, directory: Path) -> AsyncIterator[Received]:
-    """The request's body as a file in `directory`, written as it comes, in constant memory.
-
-    Unless it was moved away it is removed at the end, and so is one that came only in part.
-    """
-    path, target = await in_thread(_new_file, directory)
-    try:
-        size = await _write(request, target)
-        await in_thread(target.close)
-        yield Received(path, size)
-    finally:
-        target.close()
-        path.unlink(missing_ok=True)
-
-
-async def _write(request: Request, target: BinaryIO) -> int:
-    """Writes a megabyte at a time, off the event loop: a slow disk must not hold up everybody."""
-    size, waiting = 0, bytearray()
-    async for chunk in request.stream():
-        waiting += chunk
-        if len(waiting) >= WRITE_BYTES:
-            size += await in_thread(target.write, bytes(waiting))
-            waiting.clear()
-    return size + await in_thread(target.write, bytes(waiting))
-
-
-def _new_file(directory: Path) -> tuple[Path, BinaryIO]:
-    fd, path = tempfile.mkstemp(prefix="upload-", dir=directory)
-    return Path(path), os.fdopen(fd, "wb")
 
 
 def _declared_size(request: Request) -> int:

@@ -9,13 +9,16 @@ from starlette.requests import Request
 
 from runner.errors import NotFound
 from runner.events import parse_stream_id
+from runner.service import Versions
 from runner.store import TaskQuery
-from runner.task import Status
+from runner.task import Status, Task
 from runner.web.door import caller_of
-from runner.web.problems import invalid
+from runner.web.problems import HttpProblem, invalid
 
 MAX_WAIT_SECONDS: Final = 300.0
+MAX_KEY_LENGTH: Final = 255
 
+_STRONG_TAGS: Final = re.compile(r',\s*"([0-9]{1,18})"(?=\s*(?:,|$))')
 _TASK_ID: Final = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
 _SHORT_NAMES: Final = {"user": "user_id", "client": "client_id"}
 _OTHER_STATUSES: Final = {
@@ -43,11 +46,18 @@ def task_id_in(text: str) -> str:
 
 def read_query(request: Request) -> TaskQuery:
     """The filters, and which part of the list is wanted. Several statuses are repeated or separated by commas."""
-    asked: dict[str, Any] = {_SHORT_NAMES.get(name, name): value for name, value in request.query_params.items()}
+    asked: dict[str, Any] = dict(request.query_params)
     if "status" in asked:
-        asked["status"] = [status for name in _status_names(request) for status in _OTHER_STATUSES.get(name, (name,))]
-    query = TaskQuery.model_validate(asked)
-    sees = caller_of(request).sees
+        asked["status"] = _status_names(request)
+    return make_query(asked, caller_of(request).sees)
+
+
+def make_query(asked: dict[str, Any], sees: str | None) -> TaskQuery:
+    """The same from filters by name, `status` a list. Whoever sees only one user's tasks asks for no others."""
+    renamed = {_SHORT_NAMES.get(name, name): value for name, value in asked.items()}
+    if isinstance(names := renamed.get("status"), list):
+        renamed["status"] = [status for name in names for status in _OTHER_STATUSES.get(str(name), (name,))]
+    query = TaskQuery.model_validate(renamed)
     return query if sees is None else query.model_copy(update={"user_id": sees})
 
 
@@ -59,6 +69,27 @@ def read_states(request: Request) -> frozenset[str]:
 
 def _status_names(request: Request) -> list[str]:
     return ",".join(request.query_params.getlist("status")).split(",")
+
+
+def read_if_match(request: Request) -> Versions | None:
+    """`If-Match` (RFC 9110, 13.1.1): the versions for which a change is meant; None: any. A weak tag matches none."""
+    text = request.headers.get("if-match", "*").strip()
+    if text == "*":
+        return None
+    return frozenset(int(number) for number in _STRONG_TAGS.findall(f",{text}"))
+
+
+def etag_of(task: Task) -> str:
+    """The task's version as `If-Match` names it."""
+    return f'"{task.version}"'
+
+
+def read_key(request: Request) -> str | None:
+    """`Idempotency-Key`: by which the same submission, sent again, is known."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise HttpProblem(400, "invalid_key", f"Idempotency-Key must be 1 to {MAX_KEY_LENGTH} characters")
+    return key
 
 
 def read_wait(request: Request) -> float:

@@ -33,6 +33,7 @@ from runner.errors import (
     Refused,
     RunnerError,
     Unavailable,
+    VersionMismatch,
 )
 from runner.task import TERMINAL, Status
 
@@ -44,6 +45,7 @@ STATUS_OF: Final[Mapping[type[RunnerError], int]] = {
     Duplicate: 409,
     NotFound: 404,
     IllegalTransition: 409,
+    VersionMismatch: 412,
     Unavailable: 503,
     DiskFull: 507,
 }

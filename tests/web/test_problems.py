@@ -32,6 +32,7 @@ def answer_to(error: errors.RunnerError) -> tuple[int, dict[str, Any], str | Non
         (errors.KeyConflict("k", "x"), 422, "idempotency_mismatch", None),
         (errors.Duplicate("x"), 409, "task_already_exists", None),
         (errors.LimitReached("full", retry_after_seconds=2.5), 429, "queue_full", "3"),
+        (errors.VersionMismatch("x", 3), 412, "version_mismatch", None),
         (errors.IllegalTransition("x", Status.PROCESSING, "be deleted"), 409, "task_running", None),
         (errors.IllegalTransition("x", Status.FAILED, "be cancelled"), 409, "already_finished", None),
         (errors.IllegalTransition("x", Status.PENDING, "be retried"), 409, "illegal_transition", None),

@@ -1,0 +1,151 @@
+"""Files that come in with requests: written as they come, in constant memory, into `data/tmp`; from there they become a
+task's by rename. What does not is removed, and so is one that came only in part."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from starlette.requests import Request
+
+from runner.errors import DiskFull
+from runner.web.crossing import in_thread
+from runner.web.problems import HttpProblem
+
+WRITE_BYTES: Final = 1 << 20
+PREFIX: Final = "upload-"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A file as it came in: where it lies for now, and its size in bytes."""
+
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSpace:
+    """Where files lie while they come in: a folder on the data directory's filesystem. `max_bytes` is for all files of
+    one request; `shortage` says why there is no room now, if there is none."""
+
+    directory: Path
+    max_bytes: int
+    shortage: Callable[[], str | None]
+
+    def clean_up(self) -> None:
+        """Removes what an earlier owner had to leave in the middle. Before anything comes in."""
+        for path in self.directory.glob(f"{PREFIX}*"):
+            path.unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[Batch]:
+        """The files of one request, of which none is left behind at the end."""
+        batch = Batch(self)
+        try:
+            yield batch
+        finally:
+            batch.discard()
+
+    @asynccontextmanager
+    async def received(self, request: Request) -> AsyncIterator[Received]:
+        """The request's body as one file."""
+        declared = request.headers.get("content-length", "0")
+        self.check(int(declared) if declared.isdecimal() else 0)
+        async with self.batch() as batch:
+            incoming = await batch.begin()
+            async for chunk in request.stream():
+                await incoming.write(chunk)
+            yield await incoming.close()
+
+    def check(self, size: int) -> None:
+        """So many bytes may come in. Raises `HttpProblem` 413, or `DiskFull`."""
+        if size > self.max_bytes:
+            # The rest of the body is not wanted, so the connection cannot be used again.
+            detail = f"files may be {self.max_bytes} bytes; see http.max_upload_bytes"
+            raise HttpProblem(413, "content_too_large", detail, {"Connection": "close"})
+        if (shortage := self.shortage()) is not None:
+            raise DiskFull(f"nothing is accepted while {shortage}")
+
+
+class Batch:
+    """The files of one request."""
+
+    def __init__(self, space: UploadSpace) -> None:
+        self.size = 0
+        self._space = space
+        self._files: list[Incoming] = []
+
+    async def begin(self) -> Incoming:
+        """One more file."""
+        self._space.check(self.size)
+        incoming = Incoming(self, *await in_thread(_new_file, self._space.directory))
+        self._files.append(incoming)
+        return incoming
+
+    def count(self, size: int) -> None:
+        """So many bytes more have come. Raises as `UploadSpace.check`."""
+        self.size += size
+        self._space.check(self.size)
+
+    def discard(self) -> None:
+        """Removes what was not moved away."""
+        for incoming in self._files:
+            incoming.discard()
+
+
+class Incoming:
+    """A file that comes in, a megabyte at a time, off the event loop: a slow disk must not hold up everybody."""
+
+    def __init__(self, batch: Batch, path: Path, target: BinaryIO) -> None:
+        self._batch = batch
+        self._path = path
+        self._target = target
+        self._size = 0
+        self._waiting = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        """The next bytes of it."""
+        self._waiting += data
+        if len(self._waiting) >= WRITE_BYTES:
+            await self._flush()
+
+    async def close(self) -> Received:
+        """It is complete."""
+        await self._flush()
+        await in_thread(self._target.close)
+        return Received(self._path, self._size)
+
+    def discard(self) -> None:
+        """Removes it, unless it was moved away."""
+        self._target.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _flush(self) -> None:
+        self._batch.count(len(self._waiting))
+        await in_thread(write_all, self._target, bytes(self._waiting))
+        self._size += len(self._waiting)
+        self._waiting.clear()
+
+
+def write_all(target: BinaryIO, data: bytes) -> None:
+    """Writes to an unbuffered file. Raises `DiskFull` where there is no room for it."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[target.write(view) :]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"the upload does not fit: {error.strerror}") from error
+        raise
+
+
+def _new_file(directory: Path) -> tuple[Path, BinaryIO]:
+    fd, path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
+    return Path(path), os.fdopen(fd, "wb", buffering=0)
