@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,15 +15,15 @@ from runner import task as transitions
 from runner.dispatch.delays import Clock
 from runner.dispatch.limits import Lane
 from runner.dispatch.verdict import conclude, timed_out
-from runner.errors import Fenced, NotFound, RunnerError, UnknownHandler
+from runner.errors import Fenced, IllegalTransition, NotFound, Refused, RunnerError, ShuttingDown, Unavailable
 from runner.events import Events
 from runner.execute.assignment import Assignment, Ending, Executor, Stop
 from runner.handlers import Handler, HandlerOptions
-from runner.store import Change, Store, Update
+from runner.store import Create, Store, Update
 from runner.task import FileState, Outcome, Progress, Task, TaskError
 
 REPORT_SECONDS = 2.0
-"""Progress is made durable, and so visible in the task's file, at most this often."""
+"""What an attempt says is made durable, and so visible in the task's file, at most this often."""
 RECORD_AGAIN_SECONDS = 1.0
 """How long until an ending that the disk refused is recorded again."""
 UNAVAILABLE_SECONDS = 10.0
@@ -38,34 +40,46 @@ class HandlerSource(Protocol):
 class Chain(Protocol):
     """How a completed task's `on_success`, and a handler's `ctx.submit`, become tasks."""
 
-    def follow(self, parent: Task, output_files: tuple[str, ...]) -> Change | None:
-        """The change that makes the next task, to be committed with the parent's completion; None if there is none."""
+    def follow(self, parent: Task, output_files: tuple[str, ...]) -> Create:
+        """The next task, to be committed with the parent's completion; its files are there. Raises `Refused`."""
+
+    def forget(self, child: Create) -> None:
+        """What `follow` returned was not committed: its files go."""
 
     def submit_child(self, parent: Task, type: str, payload: dict[str, Any], inputs: tuple[Path, ...]) -> str:
         """A durable child task's id. Raises `Refused`."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Running:
-    """One attempt that holds a slot. `deadline` is on the monotonic clock; `told` is why it was told to stop, after
-    which its task goes on without it."""
+    """One attempt that holds a slot. `deadline` is on the monotonic clock, as is `reported`: when `progress` and
+    `files` were last made durable; `has_news`: they have changed since. `told` is why it was told to stop, after which
+    its task goes on without it; `is_over`: it ended by itself, and only its record is still on the way."""
 
     assignment: Assignment
     lane: Lane
     deadline: float
-    reported: float = 0.0
+    progress: Progress | None = None
     files: tuple[FileState, ...] | None = None
+    has_news: bool = False
+    reported: float = 0.0
     told: Stop | None = None
+    is_over: bool = False
 
 
-@dataclass(slots=True)
-class _Unrecorded:
-    """An ending that the disk refused, to be recorded again at `due` on the monotonic clock."""
+@dataclass(slots=True, eq=False)
+class _Record:
+    """How an attempt ended, on its way to the disk. `follows`: the next task of its chain is to be committed with it,
+    `child` once that is made. `frees` is the attempt whose slot is held until the record is there; `due` is when to try
+    again what the disk refused, on the monotonic clock."""
 
-    running: Running
-    ending: Ending
-    output_files: tuple[str, ...]
-    due: float = field(default_factory=lambda: time.monotonic() + RECORD_AGAIN_SECONDS)
+    task: Task
+    update: Update
+    output_files: tuple[str, ...] = ()
+    follows: bool = False
+    child: Create | None = None
+    frees: Running | None = None
+    due: float = 0.0
 
 
 class Attempts:
@@ -94,7 +108,7 @@ class Attempts:
         self._clock = clock
         self._freed = freed
         self._running: dict[str, Running] = {}
-        self._unrecorded: list[_Unrecorded] = []
+        self._unrecorded: deque[_Record] = deque()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -103,62 +117,51 @@ class Attempts:
         return iter(tuple(self._running.values()))
 
     def __contains__(self, task_id: str) -> bool:
+        """Whether an attempt of the task holds a slot, even if it has been fenced."""
         return task_id in self._running
-
-    def find(self, task_id: str) -> Running | None:
-        """The attempt of a task that holds a slot, even if it has been fenced."""
-        return self._running.get(task_id)
 
     def launch(self, task: Task, lane: Lane) -> float:
         """The start of `task` is durable: runs it. Returns its deadline on the monotonic clock."""
         try:
             handler = self._handlers.get(task.type)
-        except UnknownHandler as error:
-            self._hold_back(task, lane, error)
+            running = self._running[task.id] = Running(self._assign(task, handler), lane, _deadline(task))
+            self._executor.run(running.assignment, self)
+        except RunnerError as error:
+            self._put_back(task, lane, error)
             return float("inf")
-        running = Running(self._assign(task, handler), lane, self._deadline(task))
-        self._running[task.id] = running
-        self._executor.run(running.assignment, self)
         return running.deadline
 
-    def stop(self, task_id: str, reason: Stop) -> None:
-        """Tells the running attempt of a task, if there is one, that nobody wants it any more."""
+    def stop(self, task_id: str, attempt: int, reason: Stop) -> None:
+        """Tells an attempt, if it still runs, that nobody wants it any more."""
         running = self._running.get(task_id)
-        if running is not None:
-            running.told = running.told or reason
-            self._executor.stop(task_id, running.assignment.task.attempt, reason)
+        if running is None or running.is_over or running.assignment.task.attempt != attempt:
+            return
+        running.told = running.told or reason
+        self._executor.stop(task_id, attempt, reason)
 
     def run_due(self, now: float) -> float:
-        """Stops attempts that are out of time, records what could not be recorded. `now` and the result, when there is
-        something to do again, are on the monotonic clock."""
-        next_due = float("inf")
-        for running in self:
-            if running.deadline <= now and running.told is None:
-                self._time_out(running)
-            elif running.told is None:
-                next_due = min(next_due, running.deadline)
-        due = [entry for entry in self._unrecorded if entry.due <= now]
-        for entry in due:
-            self._unrecorded.remove(entry)
-            self._record(entry.running, entry.ending, entry.output_files)
-        return min([next_due, *(entry.due for entry in self._unrecorded)])
+        """Stops attempts that are out of time, makes durable what others said, records again what could not be
+        recorded. `now` and the result, when there is something to do again, are on the monotonic clock."""
+        due = [self._look_at(running, now) for running in self if running.told is None and not running.is_over]
+        return min([*due, self._record_again(now)])
 
     def interrupt_all(self) -> None:
         """Requeues what still runs and will not be waited for; late results are fenced."""
         for running in self:
-            if running.told in (None, Stop.DRAINED):
-                self._record(running, Ending(Outcome.INTERRUPTED), ())
+            if running.told is None and not running.is_over:
+                running.told = Stop.DRAINED
+                self._write(self._record_of(running, Ending(Outcome.INTERRUPTED), ()))
 
     # Monitor
 
     def progressed(self, assignment: Assignment, progress: Progress, /) -> None:
         """The attempt is that far."""
         running = self._current(assignment)
-        if running is None:
-            return
-        self._store.note_progress(assignment.task.id, assignment.task.attempt, progress)
-        self._events.progress(assignment.task, progress)
-        self._report(running, progress)
+        if running is not None:
+            running.progress = progress
+            self._store.note_progress(assignment.task.id, assignment.task.attempt, progress)
+            self._events.progress(assignment.task, progress)
+            self._take_note(running)
 
     def logged(self, assignment: Assignment, level: str, message: str, /) -> None:
         """The attempt says something."""
@@ -169,23 +172,29 @@ class Attempts:
         running = self._current(assignment)
         if running is not None:
             running.files = files
-            self._report(running, None)
+            self._take_note(running)
 
     def submitted(self, assignment: Assignment, type: str, payload: dict[str, Any], inputs: tuple[Path, ...], /) -> str:
-        """The attempt hands in a child task."""
+        """The attempt hands in a child task. Raises `Fenced` if nobody wants the attempt any more."""
         assert self.chain is not None
-        return self.chain.submit_child(assignment.task, type, payload, inputs)
+        task = assignment.task
+        if self._current(assignment) is None:
+            raise Fenced(task.id, "going on without this attempt", "hand in another task")
+        return self.chain.submit_child(task, type, payload, inputs)
 
     def ended(self, assignment: Assignment, ending: Ending, /) -> None:
-        """The attempt is over and nothing of it runs any more: records that, then frees its slot."""
-        running = self._running.pop(assignment.task.id)
+        """The attempt is over and nothing of it runs any more: records that, and frees its slot."""
+        running = self._running[assignment.task.id]
+        running.is_over = True
         if ending.traceback:
             self._events.log(assignment.task, "error", ending.traceback)
-        if running.told in (None, Stop.DRAINED):
+        if running.told is None:
             self._conclude(running, ending)
         else:
-            self._discard(running)
-        self._freed(assignment.task.id, running.lane)
+            self._discard(assignment.task, ending)
+            self._free(running)
+
+    # Steps
 
     def _conclude(self, running: Running, ending: Ending) -> None:
         task = running.assignment.task
@@ -195,11 +204,18 @@ class Attempts:
                 output_files = self._store.blobs.publish(task.id, task.attempt, task.user_id)
             except OSError as error:
                 ending = _unpublished(error)
-        if ending.has_outputs and not output_files:
-            self._discard(running)
-        self._record(running, ending, output_files)
+        if ending.outcome is not Outcome.COMPLETED:
+            self._discard(task, ending)
+        record = self._record_of(running, ending, output_files)
+        if output_files:
+            # If it turns out to be fenced they are removed, and no other attempt may have published its own by then.
+            record.frees = running
+            self._write(record)
+        else:
+            self._write(record)
+            self._free(running)
 
-    def _record(self, running: Running, ending: Ending, output_files: tuple[str, ...]) -> None:
+    def _record_of(self, running: Running, ending: Ending, output_files: tuple[str, ...]) -> _Record:
         task, options = running.assignment.task, running.assignment.handler.options
         now, chance, files = self._clock(), random.random(), running.files
 
@@ -216,69 +232,119 @@ class Attempts:
                 chance=chance,
             )
 
-        def done(_: object, error: RunnerError | None) -> None:
-            self._recorded(running, ending, output_files, error)
+        follows = task.on_success is not None and ending.outcome is Outcome.COMPLETED
+        return _Record(task, Update(task.id, decide), output_files, follows)
 
-        changes: list[Change] = [Update(task.id, decide)]
-        if self.chain is not None and task.on_success is not None and ending.outcome is Outcome.COMPLETED:
-            child = self.chain.follow(task, output_files)
-            changes += [child] if child is not None else []
-        self._store.submit(changes, done)
-
-    def _recorded(
-        self, running: Running, ending: Ending, output_files: tuple[str, ...], error: RunnerError | None
-    ) -> None:
-        if error is None:
+    def _write(self, record: _Record) -> None:
+        try:
+            if record.follows and record.child is None:
+                record.child = self._follow(record)
+        except Unavailable as error:
+            self._written(record, (), error)
             return
-        task = running.assignment.task
-        if isinstance(error, Fenced | NotFound):
+        changes = (record.update,) if record.child is None else (record.update, record.child)
+        self._store.submit(changes, partial(self._written, record))
+
+    def _follow(self, record: _Record) -> Create | None:
+        assert self.chain is not None
+        try:
+            return self.chain.follow(record.task, record.output_files)
+        except Refused as error:
+            self._events.log(record.task, "error", f"the next task of the chain was refused: {error}")
+            record.follows = False
+            return None
+
+    def _written(self, record: _Record, _: Sequence[Task | None], error: RunnerError | None) -> None:
+        if isinstance(error, Unavailable):
+            record.due = time.monotonic() + RECORD_AGAIN_SECONDS
+            self._unrecorded.append(record)
+            return
+        if error is not None:
+            self._give_up(record, error)
+        if record.frees is not None:
+            self._free(record.frees)
+
+    def _record_again(self, now: float) -> float:
+        while self._unrecorded and self._unrecorded[0].due <= now:
+            self._write(self._unrecorded.popleft())
+        return self._unrecorded[0].due if self._unrecorded else float("inf")
+
+    def _give_up(self, record: _Record, error: RunnerError) -> None:
+        """The task went on without this attempt, or what the attempt returned cannot be kept."""
+        task = record.task
+        if record.output_files:
+            self._store.blobs.discard_results(task.user_id, task.id)
+        if record.child is not None and self.chain is not None:
+            self.chain.forget(record.child)
+        if isinstance(error, IllegalTransition | NotFound):
             self._events.log(task, "warning", f"the result of attempt {task.attempt} came too late: {error}")
-            if output_files:
-                self._store.blobs.discard_results(task.user_id, task.id)
-        else:
-            self._unrecorded.append(_Unrecorded(running, ending, output_files))
+            return
+        told = TaskError(code="not_recorded", message=f"its end could not be recorded: {error}"[:2000], retryable=False)
+        fail = partial(transitions.fail, attempt=task.attempt, now=self._clock(), error=told)
+        self._write(_Record(task, Update(task.id, fail)))
+
+    def _free(self, running: Running) -> None:
+        task_id = running.assignment.task.id
+        del self._running[task_id]
+        self._freed(task_id, running.lane)
+
+    def _look_at(self, running: Running, now: float) -> float:
+        """Does what is due about a running attempt; when there will be more to do."""
+        if running.deadline <= now:
+            self._time_out(running)
+            return float("inf")
+        if running.has_news and running.reported + REPORT_SECONDS <= now:
+            self._report(running)
+        return min(running.deadline, running.reported + REPORT_SECONDS) if running.has_news else running.deadline
 
     def _time_out(self, running: Running) -> None:
         """The task goes on at once, the slot is freed when the attempt obeys."""
-        self.stop(running.assignment.task.id, Stop.TIMED_OUT)
-        self._record(running, timed_out(running.assignment.task), ())
+        task = running.assignment.task
+        self.stop(task.id, task.attempt, Stop.TIMED_OUT)
+        self._write(self._record_of(running, timed_out(task), ()))
 
-    def _hold_back(self, task: Task, lane: Lane, error: UnknownHandler) -> None:
-        """The handler went away between admission and start: not the task's fault, so it waits."""
-        options = HandlerOptions()
-        wait = Ending(Outcome.SNOOZED, after_seconds=UNAVAILABLE_SECONDS)
-        now = self._clock()
-
-        def decide(current: Task) -> Task:
-            waiting = conclude(
-                current, attempt=task.attempt, ending=wait, options=options, output_files=(), now=now, chance=0.5
-            )
-            return waiting.model_copy(update={"error": TaskError(code=error.code, message=str(error))})
-
-        self._store.submit((Update(task.id, decide),))
+    def _put_back(self, task: Task, lane: Lane, error: RunnerError) -> None:
+        """The attempt could not even begin, because its handler went away or the runner is about to end. That is not
+        the task's fault: it waits, and has used up nothing."""
+        seconds = 0.0 if isinstance(error, ShuttingDown) else UNAVAILABLE_SECONDS
+        wait = Ending(Outcome.SNOOZED, None, TaskError(code=error.code, message=str(error)), seconds)
+        decide = partial(
+            conclude,
+            attempt=task.attempt,
+            ending=wait,
+            options=HandlerOptions(),
+            output_files=(),
+            now=self._clock(),
+            chance=0.5,
+        )
+        self._running.pop(task.id, None)
+        self._write(_Record(task, Update(task.id, decide)))
         self._freed(task.id, lane)
 
-    def _discard(self, running: Running) -> None:
-        self._store.blobs.discard(running.assignment.task.id, running.assignment.task.attempt)
+    def _discard(self, task: Task, ending: Ending) -> None:
+        if ending.has_outputs:
+            self._store.blobs.discard(task.id, task.attempt)
 
     def _current(self, assignment: Assignment) -> Running | None:
         running = self._running.get(assignment.task.id)
         return running if running is not None and running.assignment is assignment and running.told is None else None
 
-    def _report(self, running: Running, progress: Progress | None) -> None:
-        now = time.monotonic()
-        if now - running.reported < REPORT_SECONDS:
-            return
-        running.reported = now
-        task, files, instant = running.assignment.task, running.files, self._clock()
-        self._store.submit(
-            (
-                Update(
-                    task.id,
-                    lambda current: transitions.report(current, task.attempt, instant, progress=progress, files=files),
-                ),
-            )
+    def _take_note(self, running: Running) -> None:
+        running.has_news = True
+        if time.monotonic() - running.reported >= REPORT_SECONDS:
+            self._report(running)
+
+    def _report(self, running: Running) -> None:
+        running.reported, running.has_news = time.monotonic(), False
+        task = running.assignment.task
+        report = partial(
+            transitions.report,
+            attempt=task.attempt,
+            now=self._clock(),
+            progress=running.progress,
+            files=running.files,
         )
+        self._store.submit((Update(task.id, report),))
 
     def _assign(self, task: Task, handler: Handler) -> Assignment:
         layout = self._store.layout
@@ -290,8 +356,9 @@ class Attempts:
             config=self._configs(task.type),
         )
 
-    def _deadline(self, task: Task) -> float:
-        return float("inf") if task.timeout_seconds is None else time.monotonic() + task.timeout_seconds
+
+def _deadline(task: Task) -> float:
+    return float("inf") if task.timeout_seconds is None else time.monotonic() + task.timeout_seconds
 
 
 def _unpublished(error: OSError) -> Ending:

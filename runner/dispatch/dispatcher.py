@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from runner import task as transitions
 from runner.dispatch.attempts import Attempts, HandlerSource
@@ -14,12 +15,12 @@ from runner.dispatch.delays import Clock, Delays
 from runner.dispatch.limits import Lane, Limit, LimitRules, Limits
 from runner.dispatch.queue import TaskQueue
 from runner.dispatch.verdict import recover
-from runner.errors import RunnerError, UnknownHandler
+from runner.errors import RunnerError, Unavailable, UnknownHandler
 from runner.events import Events
 from runner.execute.assignment import Executor, Stop
 from runner.handlers import Delivery
 from runner.store import Store, Transition, Update
-from runner.task import DRAFT, Status, Task, TaskError
+from runner.task import Status, Task, TaskError
 
 MAX_TICK_SECONDS = 1.0
 """A clock may jump, and a wake-up may be lost: everything that waits for a time is looked at this often."""
@@ -62,17 +63,21 @@ class Dispatcher:
 
     def start(self, live: Iterable[Task]) -> None:
         """Queues what an earlier owner left unfinished, its lost attempts counted, and begins to start attempts."""
-        orphans = [task for task in live if self._adopt(task)]
-        for task in orphans:
-            self._store.blobs.discard_results(task.user_id, task.id)
-            self._store.submit((Update(task.id, self._recovery(task)),))
+        for task in live:
+            if task.status is Status.PROCESSING:
+                self._store.blobs.discard_results(task.user_id, task.id)
+                self._store.submit((Update(task.id, self._recovery(task)),))
+            else:
+                with self._lock:
+                    self._take_note(task)
         with self._lock:
             self._is_draining = False
-        self.pump()
+        self.run_once()
 
     def run(self) -> None:
         """Does what becomes due by the clock, until `stop`. Its own thread."""
         while not self._stopped.is_set():
+            self._next_tick = float("inf")  # whatever becomes due while we look is looked at again
             self._next_tick = self.run_once()
             self._wake.wait(max(0.0, self._next_tick - time.monotonic()))
             self._wake.clear()
@@ -81,21 +86,21 @@ class Dispatcher:
         """Does what is due; returns when to look again, on the monotonic clock."""
         now = self._clock()
         with self._lock:
-            for task_id in self._delays.take_due(now):
-                self._enqueue_delayed(task_id)
+            delayed = self._delays.take_due(now)
             expired = self._expiries.take_due(now)
-            next_at = min(filter(None, (self._delays.next_at(), self._expiries.next_at())), default=None)
+        self._enqueue_all(delayed)
         for task_id in expired:
-            self._store.submit((Update(task_id, lambda task: _expire(task, now)),))
+            self._store.submit((Update(task_id, partial(_expire, now=now)),), partial(self._expiry_answered, task_id))
         deadline = self.attempts.run_due(time.monotonic())
         self.pump()
-        seconds = MAX_TICK_SECONDS if next_at is None else max(0.0, (next_at - now).total_seconds())
-        return min(deadline, time.monotonic() + min(seconds, MAX_TICK_SECONDS))
+        return min(deadline, time.monotonic() + self._seconds_to_next(now))
 
     def drain(self, grace_seconds: float) -> None:
         """Starts nothing more, waits for what runs, and requeues what does not end in time."""
         with self._lock:
-            self._is_draining = True
+            was_draining, self._is_draining = self._is_draining, True
+        if not was_draining:
+            self._await_starts()
         self._executor.close(grace_seconds)
         self.attempts.interrupt_all()
 
@@ -108,26 +113,24 @@ class Dispatcher:
 
     def on_append(self, news: list[Transition]) -> None:
         """Tasks have changed, and not even `kill -9` can undo it: attempts that may be repeated are launched."""
-        begun = [transition.task for transition in news if _is_start(transition)]
-        self._launch([task for task in begun if not self._must_not_repeat(task)])
+        begun = _begun(news)
+        if begun:
+            self._launch([task for task in begun if not self._must_not_repeat(task)])
 
     def on_commit(self, news: list[Transition]) -> None:
         """Tasks have changed, durably."""
-        begun: list[Task] = []
-        stops: list[str] = []
+        stops: list[Task] = []
         with self._lock:
-            for transition in news:
-                task = transition.task
-                if _is_start(transition):
+            for before, task, removed in news:
+                if before is Status.PROCESSING:
+                    self._note_end(task, stops)
+                elif task.status is Status.PROCESSING:
                     self._expiries.discard(task.id)
-                    begun.append(task)
-                    continue
-                if transition.before is Status.PROCESSING and task.status is not Status.PROCESSING:
-                    stops.append(task.id)
-                self._take_note(task, transition.removed)
-        self._launch(begun)
-        for task_id in stops:
-            self.attempts.stop(task_id, Stop.CANCELLED)
+                else:
+                    self._take_note(task, removed)
+        self._launch(_begun(news))
+        for task in stops:
+            self.attempts.stop(task.id, task.attempt, Stop.CANCELLED)
         self.pump()
 
     def pump(self) -> None:
@@ -139,9 +142,9 @@ class Dispatcher:
                 chosen.append(item[0])
         if not chosen:
             return
-        now = self._clock()
+        begin = partial(_begin, now=self._clock())
         for task_id in chosen:
-            self._store.submit((Update(task_id, lambda task: transitions.start(task, now)),), self._refused(task_id))
+            self._store.submit((Update(task_id, begin),), partial(self._start_answered, task_id))
 
     # What others ask for
 
@@ -155,7 +158,7 @@ class Dispatcher:
         with self._lock:
             for task in tasks:
                 self._held.discard(task.id)
-                self._take_note(task, removed=False)
+                self._take_note(task)
         self.pump()
 
     def let_go(self, task_ids: Iterable[str]) -> None:
@@ -172,16 +175,12 @@ class Dispatcher:
         self.pump()
 
     def pending(self) -> int:
-        """How many tasks wait for a slot, a time or their files."""
-        return len(self._queue) + len(self._delays) + len(self._held)
+        """How many tasks wait for a slot, a time, their files, or an earlier attempt to end."""
+        return len(self._queue) + len(self._delays) + len(self._held) + len(self._again)
 
     def pending_of(self, user_id: str) -> int:
-        """How many tasks of a user wait for a slot."""
-        return self._queue.count_of_user(user_id)
-
-    def running_of_queue(self, queue: str) -> int:
-        """How many attempts of a queue's tasks hold a slot."""
-        return sum(running.lane.queue == queue for running in self.attempts)
+        """How many tasks of a user wait for a slot or a time."""
+        return self._queue.count_of_user(user_id) + self._delays.count_of_user(user_id)
 
     def waiting_in_queue(self, queue: str) -> int:
         """How many tasks of a queue wait for a slot."""
@@ -201,13 +200,14 @@ class Dispatcher:
 
     # Steps
 
-    def _adopt(self, task: Task) -> bool:
-        """Takes note of an unfinished task; whether it is an orphan."""
-        if task.status is Status.PROCESSING:
-            return True
-        with self._lock:
-            self._take_note(task, removed=False)
-        return False
+    def _await_starts(self) -> None:
+        """Every start that was asked for has been launched or refused."""
+        try:
+            self._store.settle()
+            while self._starting:
+                self._store.settle()
+        except RunnerError:
+            return  # with this disk nothing is started any more
 
     def _launch(self, begun: Iterable[Task]) -> None:
         """Runs the attempts that have begun and were not launched before."""
@@ -228,15 +228,27 @@ class Dispatcher:
         delivery = Delivery.AT_MOST_ONCE if self._must_not_repeat(task) else Delivery.AT_LEAST_ONCE
         return lambda current: recover(current, delivery, now)
 
-    def _take_note(self, task: Task, removed: bool) -> None:
-        """Puts a task where it belongs; the lock is held."""
-        waits = not removed and (task.status is Status.PENDING or task.status in DRAFT)
-        if waits and task.expires_at is not None and not task.attempt:
-            self._expiries.put(task.id, task.expires_at)
-            self._wake_at(task.expires_at)
-        if not waits:
+    def _note_end(self, task: Task, stops: list[Task]) -> None:
+        """What was processing a task may not be that any more; the lock is held."""
+        if task.status is Status.PROCESSING:
+            return
+        lane = self._starting.pop(task.id, None)
+        if lane is not None:
+            self._queue.release(lane)  # cancelled before it was launched
+        elif task.id in self.attempts:
+            stops.append(task)
+        if task.status is Status.PENDING:
+            self._enqueue(task)
+
+    def _take_note(self, task: Task, removed: bool = False) -> None:
+        """Puts a task that does not run where it belongs; the lock is held."""
+        if removed or task.is_terminal:
             self._forget(task.id)
-        elif task.status is Status.PENDING and task.id not in self._held:
+            return
+        if task.expires_at is not None and not task.attempt:
+            self._expiries.put(task.id, task.expires_at, task.user_id)
+            self._wake_at(task.expires_at)
+        if task.status is Status.PENDING and task.id not in self._held:
             self._enqueue(task)
 
     def _forget(self, task_id: str) -> None:
@@ -254,34 +266,49 @@ class Dispatcher:
             self._again[task.id] = task
         elif task.run_after is not None and task.run_after > self._clock():
             self._queue.discard(task.id)
-            self._delays.put(task.id, task.run_after)
+            self._delays.put(task.id, task.run_after, task.user_id)
             self._wake_at(task.run_after)
         else:
             self._queue.push(task.id, Lane(task.queue, task.priority, task.user_id, task.type))
 
-    def _enqueue_delayed(self, task_id: str) -> None:
-        task = self._store.find(task_id)
-        if task is not None and task.status is Status.PENDING:
-            self._enqueue(task)
+    def _enqueue_all(self, task_ids: Iterable[str]) -> None:
+        """Tasks that waited for a time, or for the disk, do so no longer."""
+        tasks = [task for task in map(self._store.find, task_ids) if task is not None]
+        with self._lock:
+            for task in tasks:
+                if task.status is Status.PENDING:
+                    self._enqueue(task)
 
-    def _refused(self, task_id: str) -> Callable[[object, RunnerError | None], None]:
-        def done(_: object, error: RunnerError | None) -> None:
-            if error is not None:
-                self._not_started(task_id)
-
-        return done
-
-    def _not_started(self, task_id: str) -> None:
-        """The task was cancelled meanwhile, or the disk refused the record: its slot is free again."""
+    def _start_answered(self, task_id: str, tasks: Sequence[Task | None], error: RunnerError | None) -> None:
+        if tasks and tasks[0] is not None and tasks[0].status is Status.PROCESSING:
+            return
         with self._lock:
             lane = self._starting.pop(task_id, None)
             if lane is None:
                 return  # it was launched when its start was written; its ending will be told the same
             self._queue.release(lane)
-            task = self._store.find(task_id)
-            if task is not None and task.status is Status.PENDING:
-                # The disk: not at once again, or this would be a busy loop.
-                self._delays.put(task_id, self._clock() + timedelta(seconds=MAX_TICK_SECONDS))
+        if isinstance(error, Unavailable):
+            self._put_off(self._delays, task_id)  # not at once again, or this would be a busy loop
+        else:
+            self._enqueue_all((task_id,))
+            self.pump()
+
+    def _expiry_answered(self, task_id: str, _: object, error: RunnerError | None) -> None:
+        if isinstance(error, Unavailable):
+            self._put_off(self._expiries, task_id)
+
+    def _put_off(self, due: Delays, task_id: str) -> None:
+        """The disk refused what was to be done about a waiting task."""
+        task = self._store.find(task_id)
+        if task is not None and not task.is_terminal:
+            with self._lock:
+                due.put(task_id, self._clock() + timedelta(seconds=MAX_TICK_SECONDS), task.user_id)
+
+    def _seconds_to_next(self, now: datetime) -> float:
+        with self._lock:
+            instants = [at for at in (self._delays.next_at(), self._expiries.next_at()) if at is not None]
+        seconds = [(at - now).total_seconds() for at in instants]
+        return max(0.0, min([*seconds, MAX_TICK_SECONDS]))
 
     def _freed(self, task_id: str, lane: Lane) -> None:
         with self._lock:
@@ -299,21 +326,32 @@ class Dispatcher:
             self._wake.set()
 
 
-class Standing:
+class Standing(NamedTuple):
     """Where a pending task stands. `place` is how many go before it in its queue; `blocker` the limit that it waits
     for; it may instead be held for its files, delayed, or wait for an earlier attempt that does not end."""
 
-    __slots__ = ("blocker", "follows_attempt", "is_delayed", "is_held", "place")
-
-    def __init__(
-        self, place: int | None, blocker: Limit | None, is_held: bool, is_delayed: bool, follows_attempt: bool
-    ) -> None:
-        self.place, self.blocker = place, blocker
-        self.is_held, self.is_delayed, self.follows_attempt = is_held, is_delayed, follows_attempt
+    place: int | None
+    blocker: Limit | None
+    is_held: bool
+    is_delayed: bool
+    follows_attempt: bool
 
 
-def _is_start(transition: Transition) -> bool:
-    return transition.before is Status.PENDING and transition.task.status is Status.PROCESSING
+def _begun(news: Iterable[Transition]) -> list[Task]:
+    """The tasks of which an attempt has begun, and has not been ended by the same news."""
+    begun: dict[str, Task] = {}
+    for before, task, _ in news:
+        if task.status is not Status.PROCESSING:
+            begun.pop(task.id, None)
+        elif before is Status.PENDING:
+            begun[task.id] = task
+    return list(begun.values())
+
+
+def _begin(task: Task, now: datetime) -> Task:
+    if task.expires_at is not None and task.expires_at <= now and not task.attempt:
+        return _expire(task, now)
+    return transitions.start(task, now)
 
 
 def _expire(task: Task, now: datetime) -> Task:

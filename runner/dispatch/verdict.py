@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from runner import task as transitions
 from runner.execute.assignment import Ending
@@ -14,13 +13,17 @@ from runner.task import Outcome, Task, TaskError
 MAX_LOST = 3
 """An attempt that takes its owner with it is tried this often, even where the handler allows no retries: most owners
 die for reasons of their own."""
+MAX_WAIT_SECONDS = 10 * 365 * 86_400.0
+"""No wait is longer: its end must still be a date."""
 
 
 def backoff_seconds(backoff: Backoff, retries_used: int, chance: float) -> float:
     """The wait before the next attempt when `retries_used` have failed; `chance` is uniform in [0, 1)."""
-    exponent = min(max(retries_used - 1, 0), 64)
-    delay = min(backoff.base_seconds * backoff.factor**exponent, backoff.max_seconds)
-    return max(0.0, delay * (1 + backoff.jitter * (2 * chance - 1)))
+    try:
+        delay = min(backoff.base_seconds * backoff.factor ** max(retries_used - 1, 0), backoff.max_seconds)
+    except OverflowError:
+        delay = backoff.max_seconds
+    return delay * (1 + backoff.jitter * (2 * chance - 1))
 
 
 def conclude(
@@ -38,7 +41,7 @@ def conclude(
         return transitions.complete(task, attempt, now, result=ending.result, output_files=output_files)
     requeue = partial(transitions.requeue, task, attempt, now, outcome=ending.outcome)
     if ending.outcome is Outcome.SNOOZED:
-        return requeue(run_after=now + timedelta(seconds=ending.after_seconds or 0))
+        return requeue(run_after=_later(now, ending.after_seconds or 0), error=ending.error)
     if ending.outcome is Outcome.INTERRUPTED:
         return _interrupted(task, attempt, now, options.delivery)
     error = ending.error or TaskError(code=ending.outcome, message=f"the attempt was {ending.outcome}")
@@ -47,7 +50,7 @@ def conclude(
     seconds = ending.after_seconds
     if seconds is None:
         seconds = backoff_seconds(options.backoff, task.retries_used + 1, chance)
-    return requeue(run_after=now + timedelta(seconds=seconds), error=error)
+    return requeue(run_after=_later(now, seconds), error=error)
 
 
 def recover(task: Task, delivery: Delivery, now: datetime) -> Task:
@@ -70,12 +73,11 @@ def _interrupted(task: Task, attempt: int, now: datetime, delivery: Delivery) ->
     return transitions.fail(task, attempt, now, error=error, outcome=Outcome.INTERRUPTED)
 
 
+def _later(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=min(seconds, MAX_WAIT_SECONDS))
+
+
 def timed_out(task: Task) -> Ending:
     """The ending of an attempt that was longer than its task allows."""
     message = f"the attempt took longer than {task.timeout_seconds:g} s"
     return Ending(Outcome.TIMED_OUT, error=TaskError(code="timed_out", message=message))
-
-
-def child_inputs(parent: Task, output_files: tuple[str, ...]) -> dict[str, Any]:
-    """The fields by which a chained task continues its parent's work: the parent's outputs are its inputs."""
-    return {"input_files": output_files, "parent_id": parent.id, "batch_id": parent.batch_id}

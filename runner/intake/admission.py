@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from runner.config import LimitsConfig
-from runner.errors import InvalidSubmission, LimitReached, Problem
+from runner.errors import InvalidSubmission, LimitReached, Problem, UnknownHandler
 from runner.handlers import Handler
 from runner.handlers.media import HEAD_BYTES
 from runner.store import Handover, Layout
@@ -26,7 +27,21 @@ from runner.units import Duration
 NAME: Final = re.compile(r"[0-9a-z][0-9a-z_-]{0,63}")
 """What a task's or user's id is made of: lower case only, because some filesystems do not tell cases apart."""
 MAX_PRIORITY: Final = 1_000_000
+MAX_WAIT_SECONDS: Final = 100 * 365 * 86_400.0
+"""Nobody can ask for a longer one: its end must still be a date."""
+MAX_NAME_BYTES: Final = 200
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def _in_utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must be a date between the years 1 and 9999, in UTC too") from error
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Wait = Annotated[Duration, Field(le=MAX_WAIT_SECONDS)]
 
 
 class Submission(BaseModel):
@@ -34,7 +49,8 @@ class Submission(BaseModel):
 
     `delay` and `run_after` say when it may start at the earliest, `expires_at` until when it must have started.
     `unique_key`: the same key and the same content give the same task; other content is a conflict. `unique`: no second
-    task of the same type, payload and queue for that long. `draft`: it waits for files, and for `start`.
+    task of the same type, payload, queue and files (by name and size) for that long. `draft`: it waits for files, and
+    for `start`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -45,11 +61,11 @@ class Submission(BaseModel):
     priority: Annotated[int, Field(strict=True, ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     max_retries: Annotated[int, Field(strict=True, ge=0, le=1000)] | None = None
     timeout: Annotated[Duration, Field(gt=0)] | None = None
-    run_after: AwareDatetime | None = None
-    delay: Annotated[Duration, Field(ge=0)] | None = None
-    expires_at: AwareDatetime | None = None
+    run_after: Instant | None = None
+    delay: Wait | None = None
+    expires_at: Instant | None = None
     unique_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    unique: Annotated[Duration, Field(gt=0)] | None = None
+    unique: Annotated[Wait, Field(gt=0)] | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     client_id: Annotated[str, Field(max_length=255)] | None = None
     on_success: Chained | None = None
@@ -128,18 +144,49 @@ class Admission:
         self._layout = layout
         self._load = load
 
-    def admit(self, submission: Submission, origin: Origin, now: datetime) -> Admitted:
-        """The task that a submission would be. Raises `Refused`."""
+    def change(self, limits: LimitsConfig, queues: Mapping[str, object]) -> None:
+        """Other limits and queues from now on."""
+        self._limits, self._queues = limits, queues
+
+    def admit(self, submission: Submission, origin: Origin, now: datetime, ahead: int = 0) -> Admitted:
+        """The task that a submission would be; `ahead` others of its user are about to come in with it, before it.
+        Raises `Refused`."""
         handler = self._handlers.get(submission.type)
         self._check(submission, origin, handler, now)
-        self._check_load(origin.user_id)
+        self._check_load(origin.user_id, ahead)
+        return self._make(submission, origin, handler, now)
+
+    def admit_next(self, submission: Submission, origin: Origin, now: datetime) -> Admitted:
+        """The same for what takes the place of a task that ends: it may come in however many wait."""
+        handler = self._handlers.get(submission.type)
+        self._check(submission, origin, handler, now)
+        return self._make(submission, origin, handler, now)
+
+    def check_start(self, task: Task, payload: dict[str, Any]) -> None:
+        """A draft with this as its final payload may join the queue. Raises `Refused`."""
+        handler = self._handlers.get(task.type)
+        handler.validate(payload)
+        if handler.options.accepts and not task.input_files:
+            raise InvalidSubmission((_missing_file(handler),))
+        self._check_load(task.user_id, 0)
+
+    def place(self, task: Task, arrival: Arrival) -> str:
+        """Where one more input of a draft must be, relative to the data directory. Raises `Refused`."""
+        arrival = _measured(arrival)
+        _check_files(self._handlers.get(task.type), (arrival,))
+        taken = {path.rpartition("/")[2].casefold() for path in task.input_files}
+        name = _distinct(safe_name(arrival.name), taken)
+        return f"{self._layout.relative(self._layout.upload(task.user_id, task.id))}/{name}"
+
+    def _make(self, submission: Submission, origin: Origin, handler: Handler, now: datetime) -> Admitted:
         task_id = origin.task_id or str(uuid.uuid4())
         arrivals = tuple(map(_measured, origin.inputs))
-        self._check_files(handler, arrivals)
+        if arrivals or not submission.draft:
+            _check_files(handler, arrivals)
         task = make(
             id=task_id,
             status=_first_status(submission, arrivals),
-            input_files=self._places(origin.user_id, task_id, arrivals),
+            input_files=_places(origin.user_id, task_id, arrivals),
             created_at=now,
             updated_at=now,
             **_fields(submission, origin, handler, now),
@@ -147,62 +194,46 @@ class Admission:
         )
         return Admitted(task, arrivals)
 
-    def check_payload(self, task: Task, payload: dict[str, Any]) -> None:
-        """A draft's final payload fits its handler. Raises `Refused`."""
-        self._handlers.get(task.type).validate(payload)
-
-    def place(self, task: Task, arrival: Arrival) -> str:
-        """Where one more input of a draft must be, relative to the data directory. Raises `Refused`."""
-        arrival = _measured(arrival)
-        self._check_files(self._handlers.get(task.type), (arrival,))
-        taken = {path.rpartition("/")[2] for path in task.input_files}
-        name = _distinct(safe_name(arrival.name), taken)
-        return f"{self._layout.relative(self._layout.upload(task.user_id, task.id))}/{name}"
-
     def _check(self, submission: Submission, origin: Origin, handler: Handler, now: datetime) -> None:
-        problems = []
+        problems: list[Problem] = []
         if not NAME.fullmatch(origin.user_id):
             problems.append(Problem("/user_id", f"{origin.user_id!r} is not a user id: use a-z, 0-9, - and _"))
-        if submission.queue is not None and submission.queue not in self._queues:
+        if submission.queue is not None and not self._is_queue(submission.queue, handler):
             problems.append(Problem("/queue", f"no queue {submission.queue!r}; there are {', '.join(self._queues)}"))
-        if submission.run_after is not None and submission.delay is not None:
-            problems.append(Problem("/delay", "say either `delay` or `run_after`"))
-        if submission.expires_at is not None and submission.expires_at <= now:
-            problems.append(Problem("/expires_at", "has passed"))
         if submission.unique_key is not None and submission.unique is not None:
             problems.append(Problem("/unique", "say either `unique` or `unique_key`"))
+        if submission.run_after is not None or submission.expires_at is not None:
+            problems += _problems_of_time(submission, now)
+        if submission.on_success is not None:
+            problems += self._problems_of_chain(submission.on_success, "/on_success")
         if problems:
             raise InvalidSubmission(tuple(problems))
         if not submission.draft:
             handler.validate(submission.payload)
 
-    def _check_load(self, user_id: str) -> None:
+    def _is_queue(self, queue: str, handler: Handler) -> bool:
+        """Whether it is one of the configuration, or the handler's own."""
+        return queue in self._queues or queue == handler.options.queue
+
+    def _problems_of_chain(self, chained: Chained | None, pointer: str) -> Iterator[Problem]:
+        """What can be known to be wrong before the files of the later tasks are."""
+        while chained is not None:
+            try:
+                self._handlers.get(chained.type).validate(chained.payload)
+            except UnknownHandler as error:
+                yield Problem(f"{pointer}/type", str(error))
+            except InvalidSubmission as error:
+                yield from (Problem(f"{pointer}{problem.pointer}", problem.message) for problem in error.problems)
+            chained, pointer = chained.on_success, f"{pointer}/on_success"
+
+    def _check_load(self, user_id: str, ahead: int) -> None:
         limits = self._limits
-        if limits.max_pending is not None and self._load.pending() >= limits.max_pending:
+        if limits.max_pending is not None and self._load.pending() + ahead >= limits.max_pending:
             raise LimitReached(f"{limits.max_pending} tasks wait already; try again later")
         if user_id in limits.exempt_users or limits.max_pending_per_user is None:
             return
-        if self._load.pending_of(user_id) >= limits.max_pending_per_user:
+        if self._load.pending_of(user_id) + ahead >= limits.max_pending_per_user:
             raise LimitReached(f"{limits.max_pending_per_user} of your tasks wait already; try again later")
-
-    def _check_files(self, handler: Handler, arrivals: tuple[Arrival, ...]) -> None:
-        if not handler.options.accepts:
-            return
-        for number, arrival in enumerate(arrivals):
-            with arrival.path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-            if not handler.accepts(arrival.name, head):
-                wanted = ", ".join(handler.options.accepts)
-                message = f"{arrival.name!r} is not of a type that {handler.name} accepts: {wanted}"
-                raise InvalidSubmission((Problem(f"/inputs/{number}", message),))
-
-    def _places(self, user_id: str, task_id: str, arrivals: tuple[Arrival, ...]) -> tuple[str, ...]:
-        taken: set[str] = set()
-        names = []
-        for arrival in arrivals:
-            names.append(_distinct(safe_name(arrival.name), taken))
-            taken.add(names[-1])
-        return tuple(f"uploads/{user_id}/{task_id}/{name}" for name in names)
 
 
 def safe_name(name: str) -> str:
@@ -212,7 +243,7 @@ def safe_name(name: str) -> str:
     stem, dot, suffix = name.rpartition(".")
     if not dot or len(suffix.encode()) > 20:
         stem, dot, suffix = name, "", ""
-    room = 200 - len((dot + suffix).encode())
+    room = MAX_NAME_BYTES - len((dot + suffix).encode())
     return stem.encode()[:room].decode("utf-8", "ignore") + dot + suffix
 
 
@@ -246,7 +277,7 @@ def _fields(submission: Submission, origin: Origin, handler: Handler, now: datet
         "max_retries": options.retries if submission.max_retries is None else submission.max_retries,
         "timeout_seconds": timeout,
         "run_after": submission.run_after if submission.delay is None else now + timedelta(seconds=submission.delay),
-        "unique_key": _unique_key(submission, queue),
+        "unique_key": _unique_key(submission, origin, queue),
         "unique_until": None if submission.unique is None else now + timedelta(seconds=submission.unique),
         "expires_at": submission.expires_at,
         "on_success": submission.on_success,
@@ -256,18 +287,56 @@ def _fields(submission: Submission, origin: Origin, handler: Handler, now: datet
     }
 
 
-def _unique_key(submission: Submission, queue: str) -> str | None:
+def _unique_key(submission: Submission, origin: Origin, queue: str) -> str | None:
     if submission.unique is None:
         return submission.unique_key
-    content = to_json([submission.type, queue, submission.payload])
+    files = [(arrival.name.encode("utf-8", "replace"), arrival.size) for arrival in map(_measured, origin.inputs)]
+    content = to_json([submission.type, queue, submission.payload, *files])
     return f"content:{hashlib.sha256(content).hexdigest()}"
+
+
+def _problems_of_time(submission: Submission, now: datetime) -> Iterator[Problem]:
+    if submission.run_after is not None and submission.delay is not None:
+        yield Problem("/delay", "say either `delay` or `run_after`")
+    if submission.expires_at is not None and submission.expires_at <= now:
+        yield Problem("/expires_at", "has passed")
+    elif submission.expires_at is not None and submission.expires_at <= _first_start(submission, now):
+        yield Problem("/expires_at", "is before the task may start")
+
+
+def _first_start(submission: Submission, now: datetime) -> datetime:
+    return submission.run_after or now + timedelta(seconds=submission.delay or 0)
+
+
+def _check_files(handler: Handler, arrivals: tuple[Arrival, ...]) -> None:
+    if not handler.options.accepts:
+        return
+    if not arrivals:
+        raise InvalidSubmission((_missing_file(handler),))
+    for number, arrival in enumerate(arrivals):
+        if not handler.accepts(arrival.name, _head(arrival)):
+            wanted = ", ".join(handler.options.accepts)
+            message = f"{arrival.name!r} is not of a type that {handler.name} accepts: {wanted}"
+            raise InvalidSubmission((Problem(f"/inputs/{number}", message),))
+
+
+def _missing_file(handler: Handler) -> Problem:
+    return Problem("/inputs", f"{handler.name} needs a file: {', '.join(handler.options.accepts)}")
+
+
+def _head(arrival: Arrival) -> bytes:
+    try:
+        with arrival.path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError as error:
+        raise _unreadable(arrival, error.strerror) from error
 
 
 def _files(arrivals: tuple[Arrival, ...]) -> dict[str, Any]:
     if not arrivals:
         return {}
     return {
-        "original_filename": arrivals[0].name[:200],
+        "original_filename": arrivals[0].name.encode("utf-8", "replace").decode()[:200],
         "file_size": sum(arrival.size or 0 for arrival in arrivals),
     }
 
@@ -276,19 +345,34 @@ def _measured(arrival: Arrival) -> Arrival:
     if arrival.size is not None:
         return arrival
     try:
-        size = arrival.path.stat().st_size
+        status = arrival.path.stat()
     except OSError as error:
-        raise InvalidSubmission((Problem("/inputs", f"{arrival.path}: {error.strerror}"),)) from error
-    return Arrival(arrival.path, arrival.name, size, arrival.mode)
+        raise _unreadable(arrival, error.strerror) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise _unreadable(arrival, "it is not a file")
+    return Arrival(arrival.path, arrival.name, status.st_size, arrival.mode)
+
+
+def _unreadable(arrival: Arrival, reason: str | None) -> InvalidSubmission:
+    return InvalidSubmission((Problem("/inputs", f"{str(arrival.path)!r} cannot be read: {reason}"),))
+
+
+def _places(user_id: str, task_id: str, arrivals: tuple[Arrival, ...]) -> tuple[str, ...]:
+    taken: set[str] = set()
+    names = []
+    for arrival in arrivals:
+        names.append(_distinct(safe_name(arrival.name), taken))
+        taken.add(names[-1].casefold())
+    return tuple(f"uploads/{user_id}/{task_id}/{name}" for name in names)
 
 
 def _distinct(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
+    """The name, with a number if needed: `taken` are casefolded, because some filesystems do not tell cases apart."""
     stem, dot, suffix = name.rpartition(".")
     if not dot:
         stem, suffix = name, ""
-    number = 2
-    while f"{stem}.{number}{dot}{suffix}" in taken:
+    number, candidate = 1, name
+    while candidate.casefold() in taken:
         number += 1
-    return f"{stem}.{number}{dot}{suffix}"
+        candidate = f"{stem}.{number}{dot}{suffix}"
+    return candidate

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from runner import task as transitions
-from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, Refused, RunnerError
+from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, Refused, RunnerError, UnknownHandler
 from runner.intake.admission import Admission, Admitted, Arrival, Origin, Submission, same_content
-from runner.store import Change, Create, Handover, Identity, KeyTaken, Store, Update
+from runner.store import Create, Handover, Identity, KeyTaken, Store, Update
 from runner.store.committer import Done, Ticket
 from runner.task import DRAFT, Drop, Source, Status, Task, TaskError
 
 ROOM_SECONDS = 10.0
 """How long a submission waits for the files to catch up with the journal before it is refused."""
-
-_log = logging.getLogger(__name__)
 
 
 class Gate(Protocol):
@@ -61,6 +59,7 @@ class Door:
     def submit_soon(self, submission: Submission, origin: Origin, done: Done) -> None:
         """The same for a submission without files, not waiting: `done` is told on the committer's thread.
         Raises `Refused` at once."""
+        assert not origin.inputs, "bringing files in takes time"
         self._check_room()
         admitted = self._admit(submission, origin)
 
@@ -78,43 +77,36 @@ class Door:
         """One durable commit: all of them become tasks, or none. Faults are told with their place: `/3/payload/x`."""
         self._check_room()
         admitted = [self._admit_numbered(number, *pair) for number, pair in enumerate(pairs)]
-        known: dict[int, Task] = {}
-        for one in admitted:
-            self._bring_in(one)
-        while True:
-            wanted = [number for number in range(len(admitted)) if number not in known]
-            try:
-                tasks = self._store.commit([Create(admitted[number].task) for number in wanted])
-            except KeyTaken as taken:
-                number = _find_key(admitted, taken.task)
-                self._discard(admitted[number])
-                known[number] = self._settle_or_discard(admitted, number, taken.task)
-            except RunnerError:
-                self._discard_all(admitted)
-                raise
-            else:
-                made = dict(zip(wanted, tasks, strict=True))
-                return [known.get(number) or _there(made[number]) for number in range(len(admitted))]
+        known = self._find_known(admitted)
+        try:
+            for number, one in enumerate(admitted):
+                if one.task.id not in known:
+                    self._bring_in_numbered(number, one)
+            known, made = self._commit_all(admitted, known)
+        except RunnerError:
+            self._discard_all(admitted)
+            raise
+        self._discard_all(one for one in admitted if one.task.id in known)
+        holders = (known.get(one.task.id, one.task) for one in admitted)
+        return [made.get(holder.id, holder) for holder in holders]
 
     def take(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task | RunnerError]:
         """Dropped files, each on its own, in one durable commit: recorded first, renamed second, started last."""
+        try:
+            self._check_room()
+        except DiskFull as error:
+            return [error] * len(pairs)
         answers: list[Task | RunnerError] = []
-        recording: dict[int, tuple[Admitted, Ticket]] = {}
-        for number, (submission, origin) in enumerate(pairs):
+        recording: list[tuple[int, Admitted, Ticket]] = []
+        for number, pair in enumerate(pairs):
             try:
-                self._check_room()
-                admitted = self._admit(submission, origin)
-                self._bring_in_document(admitted)
+                admitted, ticket = self._record_held(*pair)
             except RunnerError as error:
                 answers.append(error)
             else:
-                recording[number] = (admitted, self._record_held(admitted.task))
                 answers.append(admitted.task)
-        for number, (admitted, ticket) in recording.items():
-            answers[number] = self._take_recorded(admitted, ticket)
-        self._gate.release(
-            [admitted.task for number, (admitted, _) in recording.items() if answers[number] is admitted.task]
-        )
+                recording.append((number, admitted, ticket))
+        self._take_all(recording, answers)
         return answers
 
     def take_again(self, live: Iterable[Task]) -> None:
@@ -132,10 +124,14 @@ class Door:
         if task.status not in DRAFT:
             # Decided before the file moves; the commit below decides for good.
             return transitions.receive_input(task, "", "", 0, self._clock())
+        self._check_room()
         place = self._admission.place(task, arrival)
         target = self._store.layout.absolute(place)
-        self._store.blobs.hand_over(str(arrival.path), target, arrival.mode)
-        size, now = os.stat(target).st_size, self._clock()
+        try:
+            self._store.blobs.hand_over(_source_of(arrival), target, arrival.mode)
+            size, now = os.stat(target).st_size, self._clock()
+        except OSError as error:
+            raise _unreadable(error) from error
         change = Update(task.id, lambda current: transitions.receive_input(current, place, arrival.name, size, now))
         try:
             return _one(self._store.commit((change,)))
@@ -147,12 +143,12 @@ class Door:
         """A draft is complete and joins the queue."""
         final, now = task.payload if payload is None else payload, self._clock()
         if task.status in DRAFT:
-            self._admission.check_payload(task, final)
+            self._admission.check_start(task, final)
         return _one(self._store.commit((Update(task.id, lambda current: transitions.submit(current, final, now)),)))
 
     # Chain
 
-    def follow(self, parent: Task, output_files: tuple[str, ...]) -> Change | None:
+    def follow(self, parent: Task, output_files: tuple[str, ...]) -> Create:
         """The change that makes a completed task's `on_success` a task, with the parent's outputs as its inputs."""
         assert parent.on_success is not None
         wanted = parent.on_success
@@ -160,13 +156,13 @@ class Door:
         arrivals = tuple(
             Arrival(Path(self._store.layout.absolute(path)), path.rpartition("/")[2]) for path in output_files
         )
-        try:
-            admitted = self._admit(submission, _child_of(parent, arrivals))
-            self._bring_in(admitted)
-        except (RunnerError, OSError) as error:
-            _log.warning("task %s completed, but its on_success was refused: %s", parent.id, error)
-            return None
+        admitted = self._admission.admit_next(submission, _child_of(parent, arrivals), self._clock())
+        self._bring_in(admitted)
         return Create(admitted.task)
+
+    def forget(self, child: Create) -> None:
+        """What `follow` returned was not committed: its files go."""
+        self._store.files.remove_tree(self._store.layout.upload(child.task.user_id, child.task.id))
 
     def submit_child(self, parent: Task, type: str, payload: dict[str, Any], inputs: tuple[Path, ...]) -> str:
         """A handler hands in another task."""
@@ -185,20 +181,47 @@ class Door:
         return self._admission.admit(submission, origin, self._clock())
 
     def _admit_numbered(self, number: int, submission: Submission, origin: Origin) -> Admitted:
-        try:
-            return self._admit(submission, origin)
-        except InvalidSubmission as error:
-            problems = tuple(Problem(f"/{number}{problem.pointer}", problem.message) for problem in error.problems)
-            raise InvalidSubmission(problems) from error
+        with _pointing_at(number):
+            return self._admission.admit(submission, origin, self._clock(), ahead=number)
+
+    def _find_known(self, admitted: Iterable[Admitted]) -> dict[str, Task]:
+        """For each task of a batch that is there already, by its unique key, that one. Raises `KeyConflict`."""
+        known: dict[str, Task] = {}
+        first: dict[tuple[str, str], Task] = {}
+        for task in (one.task for one in admitted if one.task.unique_key is not None):
+            key = (task.user_id, str(task.unique_key))
+            holder = first.get(key) or self._store.find_key(*key)
+            if holder is None or _has_let_go(holder, task):
+                first[key] = task
+            else:
+                known[task.id] = _settled(task, holder)
+        return known
+
+    def _commit_all(
+        self, admitted: Sequence[Admitted], known: dict[str, Task]
+    ) -> tuple[dict[str, Task], Mapping[str, Task]]:
+        """Those that are there already now, and those that have been made, by the ids that were given to them."""
+        while True:
+            wanted = [one.task for one in admitted if one.task.id not in known]
+            try:
+                made = self._store.commit([Create(task) for task in wanted])
+            except KeyTaken:
+                known = self._find_known(admitted)  # somebody else has just been quicker with one of the keys
+            else:
+                return known, {task.id: task for task in made if task is not None}
 
     def _bring_in(self, admitted: Admitted) -> None:
         """The files are the task's before any record says so; a crash in between leaves files that nobody names."""
         try:
             for arrival, place in zip(admitted.arrivals, admitted.places, strict=True):
-                self._store.blobs.hand_over(str(arrival.path), self._store.layout.absolute(place), arrival.mode)
+                self._store.blobs.hand_over(_source_of(arrival), self._store.layout.absolute(place), arrival.mode)
         except OSError as error:
             self._discard(admitted)
             raise _unreadable(error) from error
+
+    def _bring_in_numbered(self, number: int, admitted: Admitted) -> None:
+        with _pointing_at(number):
+            self._bring_in(admitted)
 
     def _bring_in_document(self, admitted: Admitted) -> None:
         """The files that a dropped document names are linked; the document itself is what is taken."""
@@ -207,28 +230,44 @@ class Door:
         linked = tuple(Arrival(one.path, one.name, one.size, _kept(one.mode)) for one in admitted.arrivals)
         self._bring_in(Admitted(admitted.task, linked))
 
-    def _record_held(self, task: Task) -> Ticket:
-        ticket = Ticket()
-        self._gate.hold((task.id,))
-        self._store.submit((Create(task),), ticket)
-        return ticket
+    def _record_held(self, submission: Submission, origin: Origin) -> tuple[Admitted, Ticket]:
+        admitted, ticket = self._admit(submission, origin), Ticket()
+        self._bring_in_document(admitted)
+        self._gate.hold((admitted.task.id,))
+        try:
+            self._store.submit((Create(admitted.task),), ticket)
+        except RunnerError:
+            self._let_go(admitted)
+            raise
+        return admitted, ticket
+
+    def _take_all(self, recording: Iterable[tuple[int, Admitted, Ticket]], answers: list[Task | RunnerError]) -> None:
+        may_start = []
+        for number, admitted, ticket in recording:
+            answers[number] = self._take_recorded(admitted, ticket)
+            if answers[number] is admitted.task:
+                may_start.append(admitted.task)
+        self._gate.release(may_start)
 
     def _take_recorded(self, admitted: Admitted, ticket: Ticket) -> Task | RunnerError:
         """The task that was recorded, its file taken; it is `admitted.task` itself if it may start now."""
         try:
             ticket.wait()
         except KeyTaken as taken:
-            self._gate.let_go((admitted.task.id,))
+            self._let_go(admitted)
             return self._take_known(admitted, taken.task)
         except RunnerError as error:
-            self._gate.let_go((admitted.task.id,))
-            self._discard(admitted)
+            self._let_go(admitted)
             return error
         return self._rename(admitted.task)
 
+    def _let_go(self, admitted: Admitted) -> None:
+        """It was not recorded: neither it nor what was brought in for it is there."""
+        self._gate.let_go((admitted.task.id,))
+        self._discard(admitted)
+
     def _take_known(self, admitted: Admitted, holder: Task) -> Task | RunnerError:
         """A document that was dropped before: the task that it made."""
-        self._discard(admitted)
         try:
             task = _settled(admitted.task, holder)
         except KeyConflict as error:
@@ -237,7 +276,7 @@ class Door:
         self._remove_taken(admitted.task.drop)
         return task
 
-    def _rename(self, task: Task) -> Task:
+    def _rename(self, task: Task) -> Task | RunnerError:
         """The dropped file goes to its task; what goes wrong with that is the task's failure, with a reason."""
         assert task.drop is not None
         try:
@@ -279,20 +318,16 @@ class Door:
         path = drop.path if drop.raw is None else os.fsdecode(unquote_to_bytes(drop.raw))
         return self._store.layout.absolute(path)
 
-    def _refuse(self, task: Task, message: str) -> Task:
-        now, error = self._clock(), TaskError(code="input_missing", message=message, retryable=False)
-        return _one(
-            self._store.commit((Update(task.id, lambda current: transitions.refuse(current, now, error=error)),))
-        )
-
-    def _settle_or_discard(self, admitted: Sequence[Admitted], number: int, holder: Task) -> Task:
+    def _refuse(self, task: Task, message: str) -> Task | RunnerError:
+        """The task fails; if not even that can be recorded, why. It does not start then, and recovery looks again."""
+        now, reason = self._clock(), TaskError(code="input_missing", message=message, retryable=False)
+        refusal = Update(task.id, lambda current: transitions.refuse(current, now, error=reason))
         try:
-            return _settled(admitted[number].task, holder)
-        except KeyConflict:
-            self._discard_all(admitted)
-            raise
+            return _one(self._store.commit((refusal,)))
+        except RunnerError as error:
+            return error
 
-    def _discard_all(self, admitted: Sequence[Admitted]) -> None:
+    def _discard_all(self, admitted: Iterable[Admitted]) -> None:
         for one in admitted:
             self._discard(one)
 
@@ -318,12 +353,25 @@ def _settled(wanted: Task, holder: Task) -> Task:
     raise KeyConflict(wanted.unique_key, holder.id)
 
 
-def _find_key(admitted: Sequence[Admitted], holder: Task) -> int:
-    return next(
-        number
-        for number, one in enumerate(admitted)
-        if (one.task.user_id, one.task.unique_key) == (holder.user_id, holder.unique_key) and one.task.id != holder.id
-    )
+def _has_let_go(holder: Task, wanted: Task) -> bool:
+    return holder.unique_until is not None and holder.unique_until <= wanted.created_at
+
+
+@contextmanager
+def _pointing_at(number: int) -> Iterator[None]:
+    """What is found wrong inside is told as a fault of that submission of a batch."""
+    try:
+        yield
+    except InvalidSubmission as error:
+        problems = tuple(Problem(f"/{number}{problem.pointer}", problem.message) for problem in error.problems)
+        raise InvalidSubmission(problems) from error
+    except UnknownHandler as error:
+        raise UnknownHandler(error.type, f"/{number}/type: {error}") from error
+
+
+def _source_of(arrival: Arrival) -> str:
+    """A link is the file that it leads to: a second name for the link itself would lead nowhere, or elsewhere."""
+    return os.path.realpath(arrival.path) if arrival.mode is Handover.LINK else str(arrival.path)
 
 
 def _is_dropped_file(drop: Drop) -> bool:
