@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from enum import StrEnum
 
 from runner.errors import NotFound
 from runner.store.committer import Durability
-from runner.store.files import Files, Layout
+from runner.store.files import Files, Layout, is_regular
 
 
 class Handover(StrEnum):
@@ -70,10 +71,11 @@ class Blobs:
 
     def publish(self, task_id: str, number: int, user_id: str) -> tuple[str, ...]:
         """The outputs of an attempt become the task's, all at once; returns their paths relative to the data
-        directory. Empty if the attempt wrote none."""
+        directory. Empty if the attempt wrote none. Only regular files are outputs. Raises `OSError`."""
         private = self._layout.attempt(task_id, number)
         if not os.path.isdir(private):
             return ()
+        _check_names(private)
         target = self._layout.result(user_id, task_id)
         if self._durability is Durability.FULL:
             self._files.sync_tree(private)
@@ -103,4 +105,12 @@ class Blobs:
 
 
 def _walk(directory: str) -> list[str]:
-    return [os.path.join(parent, name) for parent, _, names in os.walk(directory) for name in names]
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(directory) for name in names]
+    return [path for path in paths if is_regular(path)]
+
+
+def _check_names(directory: str) -> None:
+    """A task's JSON must be able to name its outputs."""
+    for path in _walk(directory):
+        if not path.isprintable() and path != path.encode("utf-8", "replace").decode():
+            raise OSError(errno.EILSEQ, "the name of an output is not UTF-8", path)

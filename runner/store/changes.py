@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from runner.errors import IllegalTransition, NotFound, RunnerError
-from runner.store.journal import Kind
+from pydantic_core import PydanticSerializationError
+
+from runner.errors import CorruptRecord, IllegalTransition, InvalidSubmission, NotFound, Problem, RunnerError
+from runner.store.journal import MAX_BODY, Kind
 from runner.store.records import Removal, RemovedUser
 from runner.store.users import User
 from runner.store.writer import Document, Version
-from runner.task import Status, Task, to_json
+from runner.task import Status, Task, from_json, to_json
+
+FLAT_BYTES = 1000
+"""A task's JSON that is no longer than this has no room for the 200 levels at which a reader of JSON gives up."""
+MAX_BRACKETS = 190
+"""Nor has one with no more of them than this. What may be deeper is read back before it is kept."""
+
+_log = logging.getLogger(__name__)
 
 
 class Transition(NamedTuple):
@@ -31,6 +41,10 @@ class KeyTaken(RunnerError):
         self.task = task
 
 
+Key = tuple[str, str]
+"""A user's id and a unique key of theirs."""
+
+
 class State(Protocol):
     """What the committer reads from and publishes to; it is the store."""
 
@@ -40,8 +54,10 @@ class State(Protocol):
     def find_key(self, user_id: str, key: str) -> Task | None:
         """The committed task that holds a unique key, or None."""
 
-    def publish(self, documents: dict[str, Document], users: dict[str, User | RemovedUser]) -> None:
-        """A batch is durable: readers may see it."""
+    def publish(
+        self, documents: dict[str, Document], users: dict[str, User | RemovedUser], keys: dict[Key, str]
+    ) -> None:
+        """A batch is durable: readers may see it. `keys` are the ids of new tasks by their unique keys."""
 
 
 class Unpublished:
@@ -50,7 +66,7 @@ class Unpublished:
     def __init__(self, state: State) -> None:
         self._state = state
         self._documents: dict[str, Document] = {}
-        self._keys: dict[tuple[str, str], Task] = {}
+        self._keys: dict[Key, str] = {}
 
     def find(self, task_id: str) -> Task | None:
         """The newest version of a task, or None."""
@@ -60,8 +76,12 @@ class Unpublished:
         return document.task if isinstance(document, Version) else None
 
     def find_key(self, user_id: str, key: str) -> Task | None:
-        """The task that holds a unique key, or None."""
-        return self._keys.get((user_id, key)) or self._state.find_key(user_id, key)
+        """The newest task that a user made with a unique key, or None. Raises `Unavailable`."""
+        task_id = self._keys.get((user_id, key))
+        if task_id is not None:
+            return self.find(task_id)
+        holder = self._state.find_key(user_id, key)
+        return None if holder is None else self.find(holder.id)
 
     def add(self, stage: Stage) -> None:
         """A batch was appended."""
@@ -73,8 +93,8 @@ class Unpublished:
         for task_id, document in stage.documents.items():
             if self._documents.get(task_id) is document:
                 del self._documents[task_id]
-        for key, task in stage.keys.items():
-            if self._keys.get(key) is task:
+        for key, task_id in stage.keys.items():
+            if self._keys.get(key) == task_id:
                 del self._keys[key]
 
 
@@ -166,30 +186,31 @@ class Stage:
         self.users: dict[str, User | RemovedUser] = {}
         self.records: list[tuple[Kind, bytes]] = []
         self.transitions: list[Transition] = []
-        self.keys: dict[tuple[str, str], Task] = {}
+        self.keys: dict[Key, str] = {}
 
     def get(self, task_id: str) -> Task:
         """The latest version. Raises `NotFound`."""
-        document = self.documents.get(task_id)
-        if isinstance(document, Version):
-            return document.task
-        task = self._below.find(task_id) if document is None else None
+        task = self._find(task_id)
         if task is None:
             raise NotFound("task", task_id)
         return task
 
     def find_key(self, user_id: str, key: str) -> Task | None:
-        """The task that holds a unique key."""
-        return self.keys.get((user_id, key)) or self._below.find_key(user_id, key)
+        """The newest task that a user made with a unique key, as it is now, or None. Raises `Unavailable`."""
+        task_id = self.keys.get((user_id, key))
+        if task_id is not None:
+            return self._find(task_id)
+        holder = self._below.find_key(user_id, key)
+        return None if holder is None else self._find(holder.id)
 
     def put(self, before: Task | None, after: Task) -> None:
-        """Stages a new version."""
-        body = to_json(after)
+        """Stages a new version. Raises `InvalidSubmission` for one that could not be read back."""
+        body = _encode(after)
         self.documents[after.id] = Version(after, body)
         self.records.append((Kind.TASK, body))
         self.transitions.append(Transition(None if before is None else before.status, after))
-        if after.unique_key is not None:
-            self.keys[after.user_id, after.unique_key] = after
+        if before is None and after.unique_key is not None:
+            self.keys[after.user_id, after.unique_key] = after.id
 
     def remove(self, task: Task) -> None:
         """Stages a removal."""
@@ -197,6 +218,12 @@ class Stage:
         self.documents[task.id] = removal
         self.records.append((Kind.REMOVAL, removal.encode()))
         self.transitions.append(Transition(task.status, task, removed=True))
+
+    def _find(self, task_id: str) -> Task | None:
+        document = self.documents.get(task_id)
+        if document is None:
+            return self._below.find(task_id)
+        return document.task if isinstance(document, Version) else None
 
     def mark(self) -> Mark:
         """A point to come back to."""
@@ -217,22 +244,37 @@ class Mark:
     transitions: int
     documents: dict[str, Document]
     users: dict[str, User | RemovedUser]
-    keys: dict[tuple[str, str], Task]
+    keys: dict[Key, str]
 
 
 def apply(stage: Stage, changes: Sequence[Change]) -> tuple[Sequence[Task | None], RunnerError | None]:
     """Stages a group, all of it or nothing."""
-    if len(changes) == 1:
-        try:
-            return (changes[0].apply(stage),), None
-        except RunnerError as error:
-            return (), error
-    mark = stage.mark()
+    mark = stage.mark() if len(changes) != 1 else None
     try:
         return [change.apply(stage) for change in changes], None
-    except RunnerError as error:
-        stage.restore(mark)
-        return (), error
+    except Exception as error:  # noqa: BLE001 - a change runs its maker's code: what that raises is the maker's alone
+        if mark is not None:
+            stage.restore(mark)
+        return (), error if isinstance(error, RunnerError) else _wrapped(error)
+
+
+def _wrapped(error: Exception) -> RunnerError:
+    _log.error("a change of a task failed", exc_info=error)
+    wrapped = RunnerError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _encode(task: Task) -> bytes:
+    try:
+        body = to_json(task)
+        if len(body) > FLAT_BYTES and body.count(b"{") + body.count(b"[") > MAX_BRACKETS:
+            from_json(body)
+    except (PydanticSerializationError, CorruptRecord) as error:
+        raise InvalidSubmission((Problem("", f"cannot be kept as JSON: {error}"),)) from error
+    if len(body) > MAX_BODY:
+        raise InvalidSubmission((Problem("", f"{len(body)} bytes of JSON are too many; {MAX_BODY} may be"),))
+    return body
 
 
 def _key_has_expired(holder: Task, now: datetime) -> bool:

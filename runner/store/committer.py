@@ -13,7 +13,6 @@ been, which is what at-least-once means. At-most-once handlers wait for the sync
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from typing import NamedTuple, Protocol
 
 from runner.errors import Degraded, DiskFull, RunnerError, ShuttingDown
 from runner.store.changes import Change, Stage, State, Transition, Unpublished, apply
-from runner.store.journal import Journal
-from runner.store.space import Space
+from runner.store.journal import Journal, Kind
+from runner.store.space import Space, is_full
 from runner.task import Task
 
 MAX_BATCH = 1024
@@ -84,9 +83,9 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Rotate:
-    """Asks the committer to seal the segment between two batches."""
+    """Asks the committer to seal the segment between two batches; `done` is told which, or why not."""
 
-    done: Callable[[int], None]
+    done: Callable[[int | RunnerError | OSError], None]
 
 
 class _Stop:
@@ -118,6 +117,7 @@ class Committer:
         self._journal_lock = threading.Lock()
         self.failure: OSError | None = None
         self.closed = False
+        self._ended = False
 
     def submit(self, group: Group) -> None:
         """Queues a group; returns at once. Groups of one thread are applied in the order of their submission.
@@ -125,22 +125,37 @@ class Committer:
         if self.closed:
             raise ShuttingDown("the store is closed")
         self._queue.put(group)
+        if self._ended:
+            self._refuse_rest()
 
     def rotate(self) -> int:
-        """Seals the segment once all that it says is published; returns its number. Blocks."""
-        sealed: SimpleQueue[int] = SimpleQueue()
+        """Seals the segment, if there is anything in it, once all that it says is published; returns the number of the
+        newest sealed one. Blocks. Raises `OSError`, and the segment goes on; `ShuttingDown` after `stop`."""
+        sealed: SimpleQueue[int | RunnerError | OSError] = SimpleQueue()
         self._queue.put(_Rotate(sealed.put))
-        return sealed.get()
+        if self._ended:
+            self._refuse_rest()
+        answer = sealed.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def stop(self) -> None:
         """Commits what was submitted and ends `run` and `run_syncer`."""
         self.closed = True
         self._queue.put(_Stop())
 
+    def degrade(self, error: OSError) -> None:
+        """The disk cannot be trusted any more: nothing is changed from here on. From any thread."""
+        with self._journal_lock:
+            self.failure = self.failure or error
+
     def run(self) -> None:
         """Appends batches until `stop`."""
         while self.run_once():
             pass
+        self._ended = True
+        self._refuse_rest()
         self._appended.put(None)
 
     def run_once(self) -> bool:
@@ -150,7 +165,7 @@ class Committer:
             self._append(groups)
         if isinstance(control, _Rotate):
             self._wait_for_syncer()
-            control.done(self._journal.rotate())
+            control.done(self._seal())
         return not isinstance(control, _Stop)
 
     def run_syncer(self) -> None:
@@ -177,50 +192,72 @@ class Committer:
         self._forget_published()
         stage = Stage(self._unpublished)
         batch = _Batch(stage, [(group.done, *apply(stage, group.changes)) for group in groups])
-        failure = self._write(stage)
+        failure = self._write(batch)
         if failure is not None:
-            # What was refused anyhow, was refused for its own reason.
-            _answer(batch, failure)
+            _refuse(batch, failure)
             return
         if stage.records:
             self._unpublished.add(stage)
             self._listener.appended(stage.transitions)
-        if self._durability is Durability.FULL:
-            self._appended.put(batch)
-        else:
+        if self._durability is Durability.PROCESS:
             self._publish(batch)
 
     def _forget_published(self) -> None:
         while not self._published.empty():
             self._unpublished.forget(self._published.get())
 
-    def _write(self, stage: Stage) -> RunnerError | None:
-        """Appends the records, or says why not; then none of them is in the journal."""
-        if not stage.records:
-            return None
+    def _write(self, batch: _Batch) -> RunnerError | None:
+        """Appends the records and hands the batch on to be synced, or says why not: none of it is in the journal."""
+        records = batch.stage.records
         with self._journal_lock:
-            if self.failure is not None:
-                return Degraded(f"the journal cannot be written: {self.failure}")
-            try:
-                self._journal.append(stage.records)
-            except OSError as error:
-                return self._write_again(stage, error)
+            failure = self._append_records(records) if records else None
+            if failure is None and self._durability is Durability.FULL:
+                # Under the lock: what is in the segment must be in this queue too when the syncer has to repeat it.
+                self._appended.put(batch)
+        return failure
+
+    def _append_records(self, records: Sequence[tuple[Kind, bytes]]) -> RunnerError | None:
+        if self.failure is not None:
+            return _degraded(self.failure)
+        try:
+            self._journal.append(records)
+        except OSError as error:
+            return self._append_again(records, error)
         return None
 
-    def _write_again(self, stage: Stage, error: OSError) -> RunnerError | None:
+    def _append_again(self, records: Sequence[tuple[Kind, bytes]], error: OSError) -> RunnerError | None:
         """On a full disk the ballast is given up, so that what runs can still be recorded."""
-        if self._journal.try_undo() and _is_full(error):
+        if self._journal.try_undo() and is_full(error):
             self._space.release_ballast()
             try:
-                self._journal.append(stage.records)
+                self._journal.append(records)
             except OSError as second:
                 error = second
-                if self._journal.try_undo() and _is_full(error):
+                if self._journal.try_undo() and is_full(error):
                     return DiskFull(f"the disk is full: {error.strerror}")
             else:
                 return None
         self.failure = error
-        return Degraded(f"the journal cannot be written: {error}")
+        return _degraded(error)
+
+    def _seal(self) -> int | OSError:
+        try:
+            return self._journal.seal()
+        except OSError as error:
+            return error
+
+    def _refuse_rest(self) -> None:
+        """Answers what came in while the committer ended. On its thread, or on that of a latecomer."""
+        refusal = ShuttingDown("the store is closed")
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return
+            if isinstance(item, _Rotate):
+                item.done(refusal)
+            elif isinstance(item, Group) and item.done is not None:
+                item.done((), refusal)
 
     def _wait_for_syncer(self) -> None:
         if self._durability is Durability.FULL:
@@ -238,7 +275,7 @@ class Committer:
                 if failure is None:
                     self._publish(batch)
                 else:
-                    _answer(batch, failure)
+                    _refuse(batch, failure)
         if isinstance(control, threading.Event):
             control.set()
             return True
@@ -262,44 +299,49 @@ class Committer:
         if self.failure is None and any(batch.stage.records for batch in batches):
             try:
                 self._journal.sync()
-            except OSError:
+            except OSError as error:
                 with self._journal_lock:
-                    self._sync_again(batches)
-        if self.failure is not None:
-            return Degraded(f"the journal cannot be written: {self.failure}")
-        return None
+                    self._sync_again(batches, error)
+        return None if self.failure is None else _degraded(self.failure)
 
-    def _sync_again(self, batches: list[_Batch]) -> None:
+    def _sync_again(self, batches: list[_Batch], error: OSError) -> None:
         """After an error the kernel has marked the pages clean, so the descriptor must never be trusted again: one more
         try, with everything that was not synced in a new segment, what the committer has appended since included."""
         while not self._appended.empty():
             item = self._appended.get()
             if not isinstance(item, _Batch):
+                # The committer puts nothing behind a question or its end: the order is kept.
                 self._appended.put(item)
                 break
             batches.append(item)
+        if is_full(error):
+            self._space.release_ballast()
         try:
-            self._journal.rotate()
+            self._journal.repeat()
             for batch in batches:
                 self._journal.append(batch.stage.records)
             self._journal.sync()
-        except OSError as error:
-            self.failure = error
+        except OSError as second:
+            self.failure = second
 
     def _publish(self, batch: _Batch) -> None:
         stage = batch.stage
         if stage.records:
-            self._state.publish(stage.documents, stage.users)
+            self._state.publish(stage.documents, stage.users, stage.keys)
             self._published.put(stage)
             self._listener.committed(stage.transitions)
-        _answer(batch, None)
+        for done, tasks, error in batch.answers:
+            if done is not None:
+                done(tasks, error)
 
 
-def _answer(batch: _Batch, failure: RunnerError | None) -> None:
-    for done, tasks, error in batch.answers:
+def _refuse(batch: _Batch, failure: RunnerError) -> None:
+    """Answers each group with the failure, even one that was refused for a reason of its own: that reason may be
+    another group's change, which has not happened."""
+    for done, _, _ in batch.answers:
         if done is not None:
-            done(() if failure else tasks, error or failure)
+            done((), failure)
 
 
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _degraded(error: OSError) -> Degraded:
+    return Degraded(f"the disk failed, and nothing is changed until the runner is started again: {error}")

@@ -6,17 +6,22 @@ Paths are `str`: a `Path` costs more than the system call that it names.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from runner.errors import CorruptRecord
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 HAS_SYNCFS: Final = hasattr(_libc, "syncfs")
+_LINK_OR_SOCKET: Final = frozenset({errno.ELOOP, errno.ENXIO})
 
 
 class Files:
@@ -37,6 +42,13 @@ class Files:
     def truncate(self, fd: int, size: int) -> None:
         """`os.ftruncate`: the file is `size` bytes long."""
         os.ftruncate(fd, size)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """The file has its `size` bytes of the disk, whatever comes; zeros are written where it cannot be asked for."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+        else:
+            self.write_all(fd, bytes(size))
 
     def datasync(self, fd: int) -> None:
         """The bytes of `fd` are on the disk. After an error the descriptor must never be synced again: the kernel
@@ -78,8 +90,8 @@ class Files:
         os.mkdir(path, mode)
 
     def read(self, path: str) -> bytes:
-        """The whole content of a file."""
-        fd = self.open(path, os.O_RDONLY)
+        """The whole content of a file. A link is not followed, a pipe not waited for: they raise `CorruptRecord`."""
+        fd = self._open_regular(path)
         try:
             chunks = []
             while chunk := os.read(fd, 1 << 20):
@@ -140,24 +152,25 @@ class Files:
             self.close(fd)
 
     def sync_tree(self, directory: str) -> None:
-        """Every file and directory below `directory`, and itself, is on the disk."""
+        """Every regular file and directory below `directory`, and itself, is on the disk."""
         for parent, _, names in os.walk(directory):
             for name in names:
-                self.sync_path(os.path.join(parent, name))
+                if is_regular(path := os.path.join(parent, name)):
+                    self.sync_path(path)
             self.sync_path(parent)
 
-    def sync_filesystem(self, directory: str, written: Iterable[str]) -> None:
-        """All of `written` (paths) is on the disk: by one `syncfs` where there is one, else file by file."""
-        if not HAS_SYNCFS:
-            for path in written:
-                self._sync_if_present(path)
-            self.sync_path(directory)
-            return
-        fd = self.open(directory, os.O_RDONLY)
-        try:
+    def sync_filesystem(self, fd: int, written: Iterable[str]) -> None:
+        """All of `written` (paths) is on the disk: by one `syncfs` where there is one, else file by file.
+
+        `fd` is a directory of that filesystem. It must have been opened before the files were written: the kernel tells
+        of an error in writing back once, and only those who have the filesystem open already.
+        """
+        if HAS_SYNCFS:
             self.syncfs(fd)
-        finally:
-            self.close(fd)
+            return
+        for path in written:
+            self._sync_if_present(path)
+        self.sync(fd)
 
     def move(self, source: str, target: str) -> None:
         """`source` is now `target`: by rename, or across filesystems by a durable copy that appears whole.
@@ -176,15 +189,12 @@ class Files:
     def copy(self, source: str, target: str) -> None:
         """A durable copy that is never visible half done."""
         partial = f"{target}.part"
-        with open(source, "rb") as reader:
-            fd = self.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            try:
-                while chunk := reader.read(1 << 20):
-                    self.write_all(fd, chunk)
-                self.sync(fd)
-            finally:
-                self.close(fd)
-        self.rename(partial, target)
+        try:
+            self._copy_bytes(source, partial)
+            self.rename(partial, target)
+        except OSError:
+            self._remove_if_possible(partial)
+            raise
         self.sync_path(os.path.dirname(target))
 
     def link_or_copy(self, source: str, target: str) -> None:
@@ -196,11 +206,55 @@ class Files:
                 raise
             self.copy(source, target)
 
-    def _sync_if_present(self, path: str) -> None:
+    def replace_durably(self, path: str, data: bytes) -> None:
+        """`path` holds `data`, atomically and durably; at no moment of a power cut is it empty or torn."""
+        temporary = f"{path}.tmp"
+        fd = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
+            self.write_all(fd, data)
+            self.sync(fd)
+        finally:
+            self.close(fd)
+        self.rename(temporary, path)
+        self.sync_path(os.path.dirname(path))
+
+    def _open_regular(self, path: str) -> int:
+        try:
+            fd = self.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in _LINK_OR_SOCKET:
+                raise CorruptRecord("it is a link or a socket") from error
+            raise
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        self.close(fd)
+        raise CorruptRecord("it is no regular file")
+
+    def _copy_bytes(self, source: str, target: str) -> None:
+        with open(source, "rb") as reader:
+            fd = self.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                while chunk := reader.read(1 << 20):
+                    self.write_all(fd, chunk)
+                self.sync(fd)
+            finally:
+                self.close(fd)
+
+    def _remove_if_possible(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            self.remove(path)
+
+    def _sync_if_present(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
             self.sync_path(path)
-        except FileNotFoundError:
-            return
+
+
+def is_regular(path: str) -> bool:
+    """Whether `path` is a file of its own: no link, pipe, socket or device, and there."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 class Layout:
@@ -212,6 +266,7 @@ class Layout:
         self.tasks = f"{data}/tasks"
         self.users = f"{data}/users"
         self.journal = f"{data}/journal"
+        self.rewrite = f"{data}/journal/rewrite"
         self.index = f"{data}/index.db"
         self.uploads = f"{data}/uploads"
         self.results = f"{data}/results"

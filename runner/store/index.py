@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from runner.errors import FormatError
+from runner.errors import Degraded, FormatError
 from runner.store.query import TaskQuery, decode_cursor, encode_cursor
-from runner.store.rows import SCHEMA_VERSION, connect, create_schema, microseconds
+from runner.store.rows import SCHEMA_VERSION, connect, create_schema, is_failure_of_disk, microseconds
 from runner.task import LIVE
 
 _LIVE_LIST: Final = ", ".join(f"'{status}'" for status in sorted(LIVE))
@@ -37,31 +37,32 @@ class FinishedRow(NamedTuple):
 
 
 class Index:
-    """One reading connection. Every method but `open` and `close` may be called from any thread."""
+    """Two reading connections: one for what people ask, one for the committer, which must not wait for them. Every
+    method but `open` and `close` may be called from any thread, and raises `Degraded` when the file cannot be read."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._keys_lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._keys_connection: sqlite3.Connection | None = None
 
     def open(self) -> bool:
-        """Opens the file, or makes an empty one. False if it must be rebuilt. Raises `FormatError` when damaged."""
+        """Opens the file, or makes an empty one. False if it must be rebuilt. Raises `FormatError` when it is damaged,
+        `OSError` when the disk is."""
         try:
-            self._connection = connect(self._path)
-            version = self._pragma("user_version")
-            if version not in (0, SCHEMA_VERSION):
-                raise FormatError(f"the index has format {version}, not {SCHEMA_VERSION}")
-            if version == 0:
-                create_schema(self._connection)
-            return bool(self._pragma("application_id"))
-        except sqlite3.DatabaseError as error:
+            return self._try_open()
+        except sqlite3.Error as error:
+            if is_failure_of_disk(error):
+                raise OSError(None, str(error), self._path) from error
             raise FormatError(f"the index is damaged: {error}") from error
 
     def close(self) -> None:
         """Closes the file; idempotent."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        for connection in (self._connection, self._keys_connection):
+            if connection is not None:
+                connection.close()
+        self._connection = self._keys_connection = None
 
     def mark_complete(self) -> None:
         """Every task file has a row now; from here on the index is kept, not rebuilt."""
@@ -94,10 +95,9 @@ class Index:
 
     def find_key(self, user_id: str, key: str) -> str | None:
         """The id of the newest task that holds a unique key."""
-        rows = self._select(
-            "SELECT id FROM tasks WHERE user_id = ? AND unique_key = ? ORDER BY created_us DESC LIMIT 1",
-            [user_id, key],
-        )
+        sql = "SELECT id FROM tasks WHERE user_id = ? AND unique_key = ? ORDER BY created_us DESC, row DESC LIMIT 1"
+        with self._keys_lock:
+            rows = _fetch(self._keys_connection, sql, (user_id, key))
         return rows[0][0] if rows else None
 
     def live_ids(self) -> list[str]:
@@ -126,13 +126,30 @@ class Index:
             yield from (row[1] for row in rows)
             last = rows[-1][0]
 
-    def _pragma(self, name: str) -> int:
-        return int(self._select(f"PRAGMA {name}")[0][0])
+    def _try_open(self) -> bool:
+        self._connection = connect(self._path)
+        version = self._pragma(self._connection, "user_version")
+        if version not in (0, SCHEMA_VERSION):
+            raise FormatError(f"the index has format {version}, not {SCHEMA_VERSION}")
+        if version == 0:
+            create_schema(self._connection)
+        self._keys_connection = connect(self._path)
+        return bool(self._pragma(self._connection, "application_id"))
+
+    def _pragma(self, connection: sqlite3.Connection, name: str) -> int:
+        return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _select(self, sql: str, values: Iterable[Any] = ()) -> list[Any]:
-        assert self._connection is not None, "the index is not open"
         with self._lock:
-            return self._connection.execute(sql, tuple(values)).fetchall()
+            return _fetch(self._connection, sql, values)
+
+
+def _fetch(connection: sqlite3.Connection | None, sql: str, values: Iterable[Any]) -> list[Any]:
+    assert connection is not None, "the index is not open"
+    try:
+        return connection.execute(sql, tuple(values)).fetchall()
+    except sqlite3.Error as error:
+        raise Degraded(f"the index cannot be read: {error}") from error
 
 
 def _where(query: TaskQuery) -> tuple[list[str], list[Any]]:

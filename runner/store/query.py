@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from runner.errors import InvalidSubmission, Problem
 from runner.task import Source, Status, Task
 
 MAX_PAGE_SIZE = 1000
+MAX_PAGE = 1_000_000_000
+_SQLITE_INTEGERS = range(-(2**63), 2**63)
 
 
 class TaskQuery(BaseModel):
@@ -30,13 +31,13 @@ class TaskQuery(BaseModel):
     source: Source | None = None
     parent_id: str | None = None
     batch_id: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    completed_after: datetime | None = None
-    completed_before: datetime | None = None
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+    completed_after: AwareDatetime | None = None
+    completed_before: AwareDatetime | None = None
     text: str | None = None
     size: int = Field(default=20, ge=1, le=MAX_PAGE_SIZE)
-    page: int | None = Field(default=None, ge=0)
+    page: int | None = Field(default=None, ge=0, le=MAX_PAGE)
     cursor: str | None = None
 
 
@@ -59,8 +60,11 @@ def decode_cursor(cursor: str) -> tuple[int, int]:
     """The opposite. Raises `InvalidSubmission` for anything that `encode_cursor` did not make."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        created, row = text.split(".")
-        return int(created), int(row)
-    except ValueError as error:
-        problem = Problem("/cursor", "is not a cursor of this list; take `next_cursor` of an earlier page")
-        raise InvalidSubmission((problem,)) from error
+        created, row = map(int, text.split("."))
+    except ValueError:
+        created = row = _SQLITE_INTEGERS.stop
+    if created in _SQLITE_INTEGERS and row in _SQLITE_INTEGERS:
+        return created, row
+    raise InvalidSubmission(
+        (Problem("/cursor", "is not a cursor of this list; take `next_cursor` of an earlier page"),)
+    )

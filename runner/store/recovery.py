@@ -10,27 +10,36 @@
     damaged before it   –                      a copy goes to corrupt/; what can be read is used
     index row           no file, no record     the row goes: somebody deleted the task by hand
     index missing, damaged, of another schema  rebuilt from the files
+    a sync has failed   anything               every file that the journal knows is written again: see `checkpoint.py`
 
 The cost is that of the journal and of the unfinished tasks, never of all tasks, except for a rebuild of the index.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from runner.errors import CorruptRecord, FormatError
-from runner.store.files import Files, Layout
+from runner.errors import CorruptRecord, Degraded, FormatError
+from runner.store.files import Files, Layout, is_regular
 from runner.store.index import Index
-from runner.store.journal import Entry, Kind, replay, segments
+from runner.store.journal import TASK_FRONT, Entry, Kind, Segment, replay, segments
 from runner.store.records import Removal, RemovedUser
+from runner.store.rows import is_failure_of_disk
 from runner.store.scribe import Batch, DirectPen, pretty
 from runner.store.users import User
 from runner.task import Task, from_json, to_json
 
-FORMAT = 1
+FORMAT: Final = 1
 REBUILD_CHUNK = 10_000
+
+Migration = Callable[[Files, Layout], None]
+MIGRATIONS: Final[Mapping[int, Migration]] = {}
+"""How the directory gets from each older format to the next. One that was cut short is done again."""
 
 
 @dataclass
@@ -45,176 +54,229 @@ class Recovered:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Truth:
-    """What the journal says, by id: the latest body of each task and user."""
-
-    tasks: dict[str, bytes | Removal] = field(default_factory=dict)
-    users: dict[str, bytes | RemovedUser] = field(default_factory=dict)
-
-
-def check_format(files: Files, layout: Layout) -> None:
-    """Claims an empty directory for this format. Raises `FormatError` for a newer one."""
+def check_format(files: Files, layout: Layout, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
+    """Claims an empty directory for this format, or brings an older one up to it. Raises `FormatError` for another."""
     try:
         text = files.read(layout.version).decode("ascii", "replace").strip()
     except FileNotFoundError:
-        files.replace(layout.version, f"{FORMAT}\n".encode(), f"{layout.version}.tmp")
-        files.sync_path(layout.version)
-        return
-    if not text.isdigit() or int(text) > FORMAT:
+        text = str(FORMAT)
+        files.replace_durably(layout.version, f"{text}\n".encode())
+    found = int(text) if text.isdigit() else 0
+    if found > FORMAT or found < min(migrations, default=FORMAT):
         raise FormatError(f"{layout.version} says format {text!r}; this version reads {FORMAT} and older: upgrade it")
+    for number in range(found, FORMAT):
+        migrations[number](files, layout)
+        files.replace_durably(layout.version, f"{number + 1}\n".encode())
 
 
 def recover(files: Files, layout: Layout, index: Index, progress: Callable[[str], None]) -> Recovered:
-    """Makes files and index agree with the journal and returns what is unfinished. `index` is opened by this."""
-    found = Recovered()
-    truth = _read_journal(files, layout, found)
+    """Makes files and index agree with the journal and returns what is unfinished. `index` is opened by this.
+    `progress` is told what takes long. Raises `OSError`, `FormatError`; then it may be tried again."""
     pen = DirectPen(files, layout)
-    pen.write(_missing(files, layout, truth, found))
-    if not _open_index(files, layout, index, found):
-        _rebuild(files, layout, pen, found, progress)
-        index.mark_complete()
-    pen.write(_rows(files, layout, truth))
-    found.live = _load_live(files, layout, index, pen, found)
-    pen.close()
-    return found
+    try:
+        return _Recovery(files, layout, index, pen, progress).run()
+    finally:
+        pen.close()
 
 
 def quarantine(files: Files, layout: Layout, path: str, reason: str) -> str:
-    """Moves a file that is not what it should be to corrupt/, with the reason beside it; returns where it is now."""
-    target = f"{layout.corrupt}/{os.path.basename(path)}"
+    """Moves what is not the file that it should be to corrupt/, with the reason beside it; returns where it is now.
+    Raises `FileNotFoundError` when somebody else has moved it."""
+    target = _free_name(f"{layout.corrupt}/{os.path.basename(path)}")
     files.rename(path, target)
-    files.replace(f"{target}.reason.txt", f"{reason}\n".encode("utf-8", "backslashreplace"), f"{target}.tmp")
+    text = f"{reason}\n".encode("utf-8", "backslashreplace")
+    files.replace(f"{target}.reason.txt", text, f"{layout.tmp}/.reason")
     return target
 
 
-def _read_journal(files: Files, layout: Layout, found: Recovered) -> _Truth:
-    truth = _Truth()
-    numbered = segments(files, layout.journal)
-    for number, path in numbered:
-        segment, entries = replay(files, path, number)
-        for entry in entries:
-            _remember(truth, entry)
-        found.records += len(entries)
-        found.last_segment = number
-        found.last_seq = max(found.last_seq, segment.last_seq)
-        if segment.torn and number != numbered[-1][0]:
-            _keep_copy(files, layout, path, found)
-    return truth
+class _Recovery:
+    """One recovery. What the journal says is kept by id: the latest body of each task and user."""
 
+    def __init__(
+        self, files: Files, layout: Layout, index: Index, pen: DirectPen, progress: Callable[[str], None]
+    ) -> None:
+        self._files = files
+        self._layout = layout
+        self._index = index
+        self._pen = pen
+        self._progress = progress
+        self._trusts_files = not os.path.exists(layout.rewrite)
+        self._tasks: dict[str, bytes | Removal] = {}
+        self._users: dict[str, bytes | RemovedUser] = {}
+        self._rows: list[bytes] = []
+        self._found = Recovered()
 
-def _remember(truth: _Truth, entry: Entry) -> None:
-    if entry.kind is Kind.TASK:
-        truth.tasks[_id_of(entry.body)] = entry.body
-    elif entry.kind is Kind.REMOVAL:
-        removal = Removal.decode(entry.body)
-        truth.tasks[removal.task_id] = removal
-    elif entry.kind is Kind.USER:
-        truth.users[User.model_validate_json(entry.body).user_id] = entry.body
-    else:
-        user_id = entry.body.decode()
-        truth.users[user_id] = RemovedUser(user_id)
+    def run(self) -> Recovered:
+        """Journal, files, index, in this order: each is made from the one before."""
+        self._read_journal()
+        self._pen.write(self._missing())
+        try:
+            self._bring_up_index()
+        except (FormatError, Degraded, OSError) as error:
+            if not _is_damage(error):
+                raise
+            self._found.notes.append(f"{error}; it is rebuilt")
+            self._remove_index()
+            self._bring_up_index()
+        return self._found
+
+    # The journal
+
+    def _read_journal(self) -> None:
+        before: Segment | None = None
+        for number, path in segments(self._files, self._layout.journal):
+            try:
+                segment, entries = replay(self._files, path, number)
+            except CorruptRecord as error:
+                self._quarantine(path, error)
+                continue
+            for entry in entries:
+                self._remember(entry)
+            if segment.damaged or (before is not None and segment.first_seq > self._found.last_seq + 1):
+                self._keep_copy(segment if segment.damaged or before is None else before)
+            self._found.records += len(entries)
+            self._found.last_segment = number
+            self._found.last_seq = max(self._found.last_seq, segment.last_seq)
+            before = segment
+
+    def _remember(self, entry: Entry) -> None:
+        if entry.kind is Kind.TASK:
+            self._tasks[_id_of(entry.body)] = entry.body
+        elif entry.kind is Kind.REMOVAL:
+            removal = Removal.decode(entry.body)
+            self._tasks[removal.task_id] = removal
+        elif entry.kind is Kind.USER:
+            self._users[User.model_validate_json(entry.body).user_id] = entry.body
+        else:
+            user_id = entry.body.decode()
+            self._users[user_id] = RemovedUser(user_id)
+
+    def _keep_copy(self, segment: Segment) -> None:
+        """Records are missing: damage, since what is torn by a crash is followed by the next number. A person should be
+        able to look at it."""
+        name = os.path.basename(segment.path)
+        with contextlib.suppress(FileExistsError):
+            self._files.link(segment.path, f"{self._layout.corrupt}/{name}")
+        self._found.notes.append(f"journal segment {name} is damaged: records are missing; a copy is in corrupt/")
+
+    # The files
+
+    def _missing(self) -> Batch:
+        """What the journal says and the files do not."""
+        tasks = [document for document in map(self._compare, *self._bodies()) if document is not None]
+        self._found.rewritten = len(tasks)
+        return Batch(
+            tasks=tasks,
+            users=[(user_id, user) for user_id, user in self._users.items() if isinstance(user, bytes)],
+            removals=[body for body in self._tasks.values() if isinstance(body, Removal)],
+            removed_users=[user_id for user_id, user in self._users.items() if isinstance(user, RemovedUser)],
+        )
+
+    def _bodies(self) -> tuple[list[str], list[bytes]]:
+        known = [(task_id, body) for task_id, body in self._tasks.items() if isinstance(body, bytes)]
+        return [task_id for task_id, _ in known], [body for _, body in known]
+
+    def _compare(self, task_id: str, body: bytes) -> tuple[str, bytes] | None:
+        """The file to write for one task of the journal, if any, and its row among `_rows`."""
+        newest, is_written = self._newest(task_id, body)
+        self._rows.append(newest)
+        return None if is_written and self._trusts_files else (task_id, newest)
+
+    def _newest(self, task_id: str, body: bytes) -> tuple[bytes, bool]:
+        """The newest version, and whether its file has it."""
+        path = self._layout.task(task_id)
+        try:
+            data = self._files.read(path)
+            if data == pretty(body):
+                return body, True
+            task = from_json(data)
+            if task.id == task_id and task.version >= from_json(body).version:
+                return to_json(task), True
+        except FileNotFoundError:
+            return body, False
+        except CorruptRecord as error:
+            if not is_regular(path):
+                self._quarantine(path, error)
+        return body, False
+
+    # The index
+
+    def _bring_up_index(self) -> None:
+        if not self._index.open():
+            self._rebuild()
+            self._index.mark_complete()
+        gone = [task_id for task_id, body in self._tasks.items() if isinstance(body, Removal)]
+        self._pen.write(Batch(rows=self._rows, gone=gone))
+        self._load_live()
+
+    def _remove_index(self) -> None:
+        self._index.close()
+        self._pen.close()
+        if os.path.exists(self._layout.index) and not is_regular(self._layout.index):
+            quarantine(self._files, self._layout, self._layout.index, "it is no regular file")
+        for suffix in ("", "-wal", "-shm"):
+            self._files.remove(self._layout.index + suffix)
+
+    def _rebuild(self) -> None:
+        names = [name for name in self._files.names(self._layout.tasks) if name.endswith(".json")]
+        for start in range(0, len(names), REBUILD_CHUNK):
+            chunk = names[start : start + REBUILD_CHUNK]
+            tasks = (self._load(name.removesuffix(".json")) for name in chunk)
+            self._pen.write(Batch(rows=[to_json(task) for task in tasks if isinstance(task, Task)]))
+            if len(names) > REBUILD_CHUNK:
+                self._progress(f"rebuilding the index: {start + len(chunk)} of {len(names)} tasks")
+
+    def _load_live(self) -> None:
+        stale, gone = [], []
+        self._found.live.clear()
+        for task_id in self._index.live_ids():
+            task = self._load(task_id)
+            if task is None:
+                gone.append(task_id)
+            elif isinstance(task, Task) and task.is_terminal:
+                stale.append(to_json(task))
+            elif isinstance(task, Task):
+                self._found.live.append(task)
+        self._pen.write(Batch(rows=stale, gone=gone))
+
+    def _load(self, task_id: str) -> Task | OSError | None:
+        """The task in a file; None if it is gone, or was none and is now in corrupt/."""
+        path = self._layout.task(task_id)
+        try:
+            task = from_json(self._files.read(path))
+            if task.id == task_id:
+                return task
+            self._quarantine(path, CorruptRecord(f"it says that its id is {task.id!r}"))
+        except FileNotFoundError:
+            return None
+        except CorruptRecord as error:
+            self._quarantine(path, error)
+        except OSError as error:
+            # One bad sector must not keep all others from running; it stays where it is.
+            self._found.notes.append(f"{error.filename} cannot be read and is left out: {error.strerror}")
+            return error
+        return None
+
+    def _quarantine(self, path: str, reason: CorruptRecord) -> None:
+        where = quarantine(self._files, self._layout, path, str(reason))
+        self._found.notes.append(f"{where}: {reason}")
 
 
 def _id_of(body: bytes) -> str:
     # `id` is the first field that the model writes: parsing the rest of a checksummed record would cost ten times this.
-    return body[7 : body.index(b'"', 7)].decode()
+    if not body.startswith(TASK_FRONT):
+        return from_json(body).id
+    return body[len(TASK_FRONT) : body.index(b'"', len(TASK_FRONT))].decode()
 
 
-def _keep_copy(files: Files, layout: Layout, path: str, found: Recovered) -> None:
-    """A sealed segment ends in bytes that are no record: either a write that failed and was repeated in the next
-    segment, or damage. A person should be able to look at it."""
-    name = os.path.basename(path)
-    try:
-        files.link(path, f"{layout.corrupt}/{name}")
-    except FileExistsError:
-        return
-    found.notes.append(f"journal segment {name} ends in bytes that are no record; a copy is in corrupt/")
-
-
-def _missing(files: Files, layout: Layout, truth: _Truth, found: Recovered) -> Batch:
-    """What the journal says and the files do not."""
-    tasks = [(task_id, body) for task_id, body in _bodies(truth) if _is_behind(files, layout, task_id, body)]
-    found.rewritten = len(tasks)
-    return Batch(
-        tasks=tasks,
-        users=[(user_id, user) for user_id, user in truth.users.items() if isinstance(user, bytes)],
-        removals=[body for body in truth.tasks.values() if isinstance(body, Removal)],
-        removed_users=[user_id for user_id, user in truth.users.items() if isinstance(user, RemovedUser)],
-    )
-
-
-def _rows(files: Files, layout: Layout, truth: _Truth) -> Batch:
-    """The index rows of everything that the journal mentions, as the files now say it."""
-    rows = [
-        to_json(task) for task_id, _ in _bodies(truth) if isinstance(task := _read_task(files, layout, task_id), Task)
-    ]
-    return Batch(rows=rows, gone=[task_id for task_id, body in truth.tasks.items() if isinstance(body, Removal)])
-
-
-def _bodies(truth: _Truth) -> Iterator[tuple[str, bytes]]:
-    return ((task_id, body) for task_id, body in truth.tasks.items() if isinstance(body, bytes))
-
-
-def _is_behind(files: Files, layout: Layout, task_id: str, body: bytes) -> bool:
-    try:
-        if files.read(layout.task(task_id)) == pretty(body):
-            return False
-    except FileNotFoundError:
+def _is_damage(error: FormatError | Degraded | OSError) -> bool:
+    """Whether it is the index's content that is wrong, and not the disk."""
+    if isinstance(error, FormatError):
         return True
-    on_disk = _read_task(files, layout, task_id)
-    return not isinstance(on_disk, Task) or on_disk.version < from_json(body).version
+    return isinstance(error.__cause__, sqlite3.Error) and not is_failure_of_disk(error.__cause__)
 
 
-def _read_task(files: Files, layout: Layout, task_id: str) -> Task | CorruptRecord | None:
-    try:
-        task = from_json(files.read(layout.task(task_id)))
-    except FileNotFoundError:
-        return None
-    except CorruptRecord as error:
-        return error
-    return task if task.id == task_id else CorruptRecord(f"it says that its id is {task.id!r}")
-
-
-def _open_index(files: Files, layout: Layout, index: Index, found: Recovered) -> bool:
-    try:
-        return index.open()
-    except FormatError as error:
-        found.notes.append(f"{error}; it is rebuilt")
-        index.close()
-        for suffix in ("", "-wal", "-shm"):
-            files.remove(layout.index + suffix)
-        return index.open()
-
-
-def _rebuild(files: Files, layout: Layout, pen: DirectPen, found: Recovered, progress: Callable[[str], None]) -> None:
-    names = [name for name in files.names(layout.tasks) if name.endswith(".json")]
-    for start in range(0, len(names), REBUILD_CHUNK):
-        chunk = names[start : start + REBUILD_CHUNK]
-        tasks = (_load(files, layout, name.removesuffix(".json"), found) for name in chunk)
-        pen.write(Batch(rows=[to_json(task) for task in tasks if task is not None]))
-        if len(names) > REBUILD_CHUNK:
-            progress(f"rebuilding the index: {start + len(chunk)} of {len(names)} tasks")
-
-
-def _load_live(files: Files, layout: Layout, index: Index, pen: DirectPen, found: Recovered) -> list[Task]:
-    live, stale, gone = [], [], []
-    for task_id in index.live_ids():
-        task = _load(files, layout, task_id, found)
-        if task is None:
-            gone.append(task_id)
-        elif task.is_terminal:
-            stale.append(to_json(task))
-        else:
-            live.append(task)
-    pen.write(Batch(rows=stale, gone=gone))
-    return live
-
-
-def _load(files: Files, layout: Layout, task_id: str, found: Recovered) -> Task | None:
-    task = _read_task(files, layout, task_id)
-    if isinstance(task, CorruptRecord):
-        where = quarantine(files, layout, layout.task(task_id), str(task))
-        found.notes.append(f"{where}: {task}")
-        return None
-    return task
+def _free_name(path: str) -> str:
+    """`path`, or the first of path.2, path.3, … that is not taken: nothing that is there is overwritten."""
+    names: Iterator[str] = (path if number == 1 else f"{path}.{number}" for number in range(1, 1_000_000))
+    return next(name for name in names if not os.path.lexists(name))

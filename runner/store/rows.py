@@ -50,12 +50,22 @@ def microseconds(instant: datetime) -> int:
 
 def connect(path: str) -> sqlite3.Connection:
     """A connection to the index, for any thread, one at a time. `NORMAL`: a power cut loses the last rows, which
-    recovery writes again, but never damages the file."""
+    recovery writes again, but never damages the file. Raises `sqlite3.Error`."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA cache_size = -8000")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
+
+
+def is_failure_of_disk(error: sqlite3.Error) -> bool:
+    """Whether the disk failed or is full; else it is the file's content that is wrong."""
+    # The lower byte of a result code is its kind (sqlite.org/rescode.html); errors of the Python module have none.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def create_schema(connection: sqlite3.Connection) -> None:
@@ -71,7 +81,8 @@ def write_rows(connection: sqlite3.Connection, tasks: Iterable[dict[str, Any]], 
         connection.executemany("DELETE FROM tasks WHERE id = ?", ((task_id,) for task_id in gone))
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk makes SQLite end it by itself
+            connection.execute("ROLLBACK")
         raise
 
 

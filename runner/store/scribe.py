@@ -89,13 +89,18 @@ class DirectPen:
             RemovedUser(user_id).apply(files, layout)
 
     def _write_rows(self, batch: Batch) -> None:
+        try:
+            self._try_rows(batch)
+        except sqlite3.Error as error:
+            # "database or disk is full", "disk I/O error", "database disk image is malformed": the disk's doing, and
+            # told like any other of its errors.
+            self.close()
+            raise OSError(None, str(error), self._layout.index) from error
+
+    def _try_rows(self, batch: Batch) -> None:
         if self._index is None:
             self._index = connect(self._layout.index)
-        try:
-            write_rows(self._index, map(from_json, batch.rows), batch.gone)
-        except sqlite3.OperationalError as error:
-            # "database or disk is full", "disk I/O error": the disk's doing, and told like any other of its errors.
-            raise OSError(None, str(error), self._layout.index) from error
+        write_rows(self._index, map(from_json, batch.rows), batch.gone)
 
 
 class ScribePen:
@@ -106,7 +111,7 @@ class ScribePen:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._process = self._start()
+        self._process: subprocess.Popen[bytes] | None = self._start()
 
     def write(self, batch: Batch) -> None:
         """Sends the batch and waits for the answer."""
@@ -114,14 +119,12 @@ class ScribePen:
         try:
             answer = self._ask(message)
         except (EOFError, BrokenPipeError):
-            self._reap()
-            self._process = self._start()
-            answer = self._ask(message)
+            answer = self._ask_once_more(message)
         if answer is not None:
             raise OSError(*answer)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process; idempotent."""
         self._reap()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -135,17 +138,33 @@ class ScribePen:
 
     def _ask(self, message: bytes) -> Any:
         to_scribe, from_scribe = self._pipes()
-        _send(to_scribe, message)
-        return marshal.loads(_receive(from_scribe))  # noqa: S302 - the other end is this program too
+        try:
+            _send(to_scribe, message)
+            return marshal.loads(_receive(from_scribe))  # noqa: S302 - the other end is this program too
+        except BaseException:
+            # An answer that nobody has heard would be taken for that to the next batch.
+            self._reap()
+            raise
+
+    def _ask_once_more(self, message: bytes) -> Any:
+        try:
+            return self._ask(message)
+        except EOFError as error:
+            raise OSError(None, "the scribe process dies whenever it is to write", self._layout.tasks) from error
 
     def _reap(self) -> None:
+        if self._process is None:
+            return
         to_scribe, from_scribe = self._pipes()
         with suppress(BrokenPipeError):
             to_scribe.close()
         self._process.wait()
         from_scribe.close()
+        self._process = None
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        if self._process is None:
+            self._process = self._start()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         return self._process.stdin, self._process.stdout

@@ -5,6 +5,8 @@ On a full ext4 nothing can be written, but an unlink works (measured); so a file
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import threading
 from dataclasses import dataclass
@@ -35,6 +37,11 @@ def measure(path: str) -> Room:
     return Room(status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether it says that there is no room, for anybody or for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def shortage(room: Room, floors: Floors) -> str | None:
     """Why intake must pause, or None."""
     if room.free_bytes < floors.min_free_bytes:
@@ -56,10 +63,13 @@ class Space:
         self.shortage: str | None = None
 
     def check(self) -> str | None:
-        """Measures again, restores the ballast where there is room, and says why intake must pause, if it must."""
+        """Measures again, restores the ballast where there is room, and says why intake must pause, if it must.
+        Raises `OSError` when the filesystem cannot be asked."""
         with self._lock:
-            self.shortage = shortage(measure(self._directory), self._floors)
-            if self.shortage is None:
+            room = measure(self._directory)
+            self.shortage = shortage(room, self._floors)
+            # Not as soon as there is room, or it would take from those for whom it was given up.
+            if room.free_bytes >= self._floors.min_free_bytes + 2 * self._floors.ballast_bytes:
                 self._restore_ballast()
             return self.shortage
 
@@ -68,8 +78,8 @@ class Space:
         self.shortage = "the disk is full"
 
     def release_ballast(self) -> None:
-        """Gives the ballast's bytes back to whoever must write now."""
-        with self._lock:
+        """Gives the ballast's bytes back to whoever must write now. A disk that refuses even that has none to give."""
+        with self._lock, contextlib.suppress(OSError):
             self.report_full()
             self._files.remove(self._ballast)
 
@@ -80,11 +90,12 @@ class Space:
             self._fill_ballast()
         except OSError:
             # No room for it after all; the next check tries again.
-            self._files.remove(self._ballast)
+            with contextlib.suppress(OSError):
+                self._files.remove(self._ballast)
 
     def _fill_ballast(self) -> None:
         fd = self._files.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            os.posix_fallocate(fd, 0, self._floors.ballast_bytes)
+            self._files.allocate(fd, self._floors.ballast_bytes)
         finally:
             self._files.close(fd)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
-from runner.errors import CorruptRecord, NotFound
+from runner.errors import CorruptRecord, Degraded, NotFound, Unavailable
 from runner.store.blobs import Blobs
-from runner.store.changes import Change, Create, SaveUser, Update
+from runner.store.changes import Change, Create, Key, SaveUser, Update
 from runner.store.checkpoint import Checkpointer, CheckpointRule
 from runner.store.committer import Committer, Done, Durability, Group, Listener, Ticket
 from runner.store.files import Files, Layout
@@ -22,10 +24,14 @@ from runner.store.query import TaskPage, TaskQuery
 from runner.store.records import RemovedUser
 from runner.store.recovery import Recovered, check_format, quarantine, recover
 from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
-from runner.store.space import Floors, Space
+from runner.store.space import Floors, Space, is_full
 from runner.store.users import User
 from runner.store.writer import Document, Pace, Version, Writer
 from runner.task import Progress, Status, Task, estimate, from_json
+
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}\.[0-9]+(\.scratch)?")
+_log = logging.getLogger(__name__)
 
 
 class StorageInterface(Protocol):
@@ -84,40 +90,37 @@ class Store:
         self.blobs = Blobs(self.files, self.layout, options.durability)
         self.space = Space(self.files, self.layout.data, options.floors)
         self._live: dict[str, Task | bytes] = {}
-        self._keys: dict[tuple[str, str], str] = {}
+        self._keys: dict[Key, str] = {}
         self._progress: dict[str, tuple[int, Progress]] = {}
         self._lock = threading.Lock()
         self._journal = Journal(self.files, self.layout.journal)
         self._scribe_place = options.scribe
-        self.writer = Writer(self.layout, self._make_pen, options.pace, self._compact)
+        self.writer = Writer(self.layout, self._make_pen, options.pace, self._compact, self._forget_keys)
         self.committer = Committer(self._journal, self, self.space, options.durability, listener)
         self.checkpointer = Checkpointer(
-            self.files, self.layout, self._journal, self.committer, self.writer, options.checkpoint
+            self.files, self.layout, self._journal, self.committer, self.writer, self.space, options.checkpoint
         )
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[str, threading.Thread] = {}
 
     def open(self, progress: Callable[[str], None] = lambda line: None) -> Recovered:
-        """Recovers and begins to commit. `progress` is told what takes long. Raises `FormatError`."""
+        """Recovers and begins to commit. `progress` is told what takes long. Raises `FormatError`, `OSError`."""
         for directory in self.layout.directories:
             self.files.make_directory(directory)
         check_format(self.files, self.layout)
-        lock = wait_for_scribe(self.layout)
-        found = recover(self.files, self.layout, self.index, progress)
-        os.close(lock)
-        self.writer.open()
-        for task in found.live:
-            self._remember(task)
-        self._journal.open(found.last_segment + 1, found.last_seq)
-        self.space.check()
+        try:
+            found = self._recover(progress)
+            self._begin(found)
+        except BaseException:
+            self._let_go()
+            raise
         for name, run in (
             ("committer", self.committer.run),
             ("syncer", self.committer.run_syncer),
             ("writer", self.writer.run),
             ("checkpointer", self.checkpointer.run),
         ):
-            thread = threading.Thread(target=run, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self._threads[name] = threading.Thread(target=run, name=name, daemon=True)
+            self._threads[name].start()
         return found
 
     def settle(self) -> None:
@@ -125,18 +128,19 @@ class Store:
         self.commit(())
 
     def close(self) -> None:
-        """Commits and writes all that was submitted, makes a last checkpoint, and lets go of the files."""
+        """Commits and writes all that was submitted, makes a last checkpoint, and lets go of the files. What the disk
+        refuses stays in the journal."""
         self.checkpointer.stop()
-        if self.committer.failure is None:
+        self._join("checkpointer")
+        try:
             self.checkpointer.checkpoint()
+        except (OSError, Unavailable) as error:
+            _log.warning("no last checkpoint was made, the next start takes a little longer: %s", error)
         self.committer.stop()
-        for thread in self._threads[:2]:
-            thread.join()
+        self._join("committer", "syncer")
         self.writer.stop()
-        for thread in self._threads:
-            thread.join()
-        self.index.close()
-        self._journal.close()
+        self._join("writer")
+        self._let_go()
 
     # Changes
 
@@ -152,7 +156,8 @@ class Store:
 
     def note_progress(self, task_id: str, attempt: int, progress: Progress) -> None:
         """How far an attempt is, for readers; not durable."""
-        self._progress[task_id] = (attempt, progress)
+        if task_id in self._live:
+            self._progress[task_id] = (attempt, progress)
 
     # Reads
 
@@ -164,14 +169,15 @@ class Store:
         return task
 
     def find(self, task_id: str) -> Task | None:
-        """A task as it is now, or None."""
-        live = self._live.get(task_id)
-        if live is not None:
-            return self._with_progress(live if isinstance(live, Task) else from_json(live))
+        """A task as it is now, or None. Raises `Degraded` if its file cannot be read."""
+        task = self._find_live(task_id)
+        if task is not None:
+            return task
         ended = self.writer.find(task_id)
         if ended is not None:
             return ended.task if isinstance(ended, Version) else None
-        return self._read(task_id)
+        # A retry may have brought it back into memory just now, before it ever had a file.
+        return self._read(task_id) or self._find_live(task_id)
 
     def live(self) -> Iterator[Task]:
         """Every unfinished task, in no order, as of some moment during the iteration."""
@@ -189,7 +195,7 @@ class Store:
         """Part of the list of tasks, newest first."""
         self.writer.flush_rows()
         ids, cursor = self.index.page(query)
-        tasks = tuple(task for task in map(self.find, ids) if task is not None)
+        tasks = tuple(self._find_all(ids))
         total = None if query.page is None else self.index.count(query)
         return TaskPage.model_construct(tasks=tasks, total=total, next_cursor=cursor)
 
@@ -208,12 +214,13 @@ class Store:
         return self.index.count(query)
 
     def find_key(self, user_id: str, key: str) -> Task | None:
-        """The newest task that a user made with a unique key, or None."""
+        """The newest task that a user made with a unique key, or None. Raises `Degraded`."""
+        # Keys are in memory until their rows are in the index: the committer, who asks this, waits for no row.
         task_id = self._keys.get((user_id, key))
-        if task_id is None:
-            self.writer.flush_rows()
+        task = None if task_id is None else self.find(task_id)
+        if task is None:
             task_id = self.index.find_key(user_id, key)
-        return None if task_id is None else self.find(task_id)
+        return task or (None if task_id is None else self.find(task_id))
 
     # StorageInterface
 
@@ -224,12 +231,14 @@ class Store:
             return user
         if isinstance(user, RemovedUser):
             raise NotFound("user", user_id)
+        path = self.layout.user(user_id)
         try:
-            return User.model_validate_json(self.files.read(self.layout.user(user_id)))
+            return User.model_validate_json(self.files.read(path))
         except FileNotFoundError:
             raise NotFound("user", user_id) from None
-        except ValueError as error:
-            raise CorruptRecord(f"{self.layout.user(user_id)} is not a user record: {error}") from error
+        except (CorruptRecord, ValueError) as error:
+            self._set_aside(path, f"not a user record: {error}")
+            raise NotFound("user", user_id) from error
 
     def user_ids(self) -> tuple[str, ...]:
         """The ids of all users with a record on the disk."""
@@ -251,32 +260,81 @@ class Store:
 
     # For the committer and the writer
 
-    def publish(self, documents: dict[str, Document], users: dict[str, User | RemovedUser]) -> None:
+    def publish(
+        self, documents: dict[str, Document], users: dict[str, User | RemovedUser], keys: dict[Key, str]
+    ) -> None:
         """A batch is durable: readers may see it."""
-        # What has ended is handed to the writer before it leaves memory: a reader always finds it in one of them.
-        self.writer.note(documents, users)
+        # A reader looks into memory, then at the writer's, then at the files. So what comes back to life is in memory
+        # before the writer drops its last version, and what has ended is the writer's before it leaves memory.
+        ended = []
         with self._lock:
+            self._keys.update(keys)
             for task_id, document in documents.items():
                 if isinstance(document, Version) and not document.task.is_terminal:
-                    self._remember(document.task)
+                    self._live[task_id] = document.task
                 else:
-                    self._forget(task_id, document)
+                    ended.append(task_id)
+        self.writer.note(documents, users)
+        with self._lock:
+            for task_id in ended:
+                self._live.pop(task_id, None)
+                self._progress.pop(task_id, None)
+
+    # Steps
+
+    def _recover(self, progress: Callable[[str], None]) -> Recovered:
+        lock = wait_for_scribe(self.layout)
+        try:
+            return recover(self.files, self.layout, self.index, progress)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.index.close()
+            self.space.release_ballast()
+            return recover(self.files, self.layout, self.index, progress)
+        finally:
+            os.close(lock)
+
+    def _begin(self, found: Recovered) -> None:
+        self._clear_attempts()
+        self._live = {task.id: task for task in found.live}
+        self.writer.open()
+        self.checkpointer.open(has_leftovers=found.records > 0)
+        self._journal.open(found.last_segment + 1, found.last_seq)
+        self.space.check()
+
+    def _clear_attempts(self) -> None:
+        """Nothing of what an earlier owner's attempts wrote may end up among the outputs of others."""
+        for name in self.files.names(self.layout.tmp):
+            if _ATTEMPT.fullmatch(name):
+                self.files.remove_tree(f"{self.layout.tmp}/{name}")
+
+    def _join(self, *names: str) -> None:
+        for name in names:
+            self._threads[name].join()
+
+    def _let_go(self) -> None:
+        try:
+            self.writer.close()
+        except OSError as error:
+            _log.warning("not every task file is up to date, the next start sees to it: %s", error)
+        self.checkpointer.close()
+        self.index.close()
+        self._journal.close()
 
     def _make_pen(self) -> Pen:
         if self._scribe_place is ScribePlace.PROCESS:
             return ScribePen(self.layout)
         return DirectPen(self.files, self.layout)
 
-    def _remember(self, task: Task) -> None:
-        self._live[task.id] = task
-        if task.unique_key is not None:
-            self._keys[task.user_id, task.unique_key] = task.id
-
-    def _forget(self, task_id: str, document: Document) -> None:
-        self._live.pop(task_id, None)
-        self._progress.pop(task_id, None)
-        if isinstance(document, Version) and document.task.unique_key is not None:
-            self._keys.pop((document.task.user_id, document.task.unique_key), None)
+    def _forget_keys(self, indexed: Collection[Document]) -> None:
+        """Their rows have their keys now."""
+        with self._lock:
+            for document in indexed:
+                if isinstance(document, Version) and document.task.unique_key is not None:
+                    key = (document.task.user_id, document.task.unique_key)
+                    if self._keys.get(key) == document.task.id:
+                        del self._keys[key]
 
     def _compact(self, written: Sequence[Version]) -> None:
         """Tasks that wait are kept as JSON: a third of the memory of the object, and most of them wait for long."""
@@ -292,13 +350,44 @@ class Store:
         ends = estimate(task, progress, progress.updated_at or task.updated_at)
         return task.model_copy(update={"progress": progress, "estimated_completion_at": ends})
 
+    def _find_live(self, task_id: str) -> Task | None:
+        live = self._live.get(task_id)
+        return None if live is None else self._with_progress(live if isinstance(live, Task) else from_json(live))
+
+    def _find_all(self, ids: Sequence[str]) -> Iterator[Task]:
+        gone = []
+        for task_id in ids:
+            try:
+                task = self.find(task_id)
+            except Degraded as error:
+                # One bad sector takes one task out of the list, not the list away.
+                _log.warning("left out of a list: %s", error)
+                continue
+            if task is None:
+                gone.append(task_id)
+            else:
+                yield task
+        self.writer.forget_rows(gone)
+
     def _read(self, task_id: str) -> Task | None:
+        if not _ID.fullmatch(task_id):
+            return None
         path = self.layout.task(task_id)
         try:
-            return from_json(self.files.read(path))
+            task = from_json(self.files.read(path))
         except FileNotFoundError:
             return None
         except CorruptRecord as error:
-            if os.path.exists(path):
-                quarantine(self.files, self.layout, path, str(error))
+            self._set_aside(path, str(error))
             return None
+        except OSError as error:
+            raise Degraded(f"{path} cannot be read: {error.strerror}") from error
+        return task if task.id == task_id else None
+
+    def _set_aside(self, path: str, reason: str) -> None:
+        try:
+            where = quarantine(self.files, self.layout, path, reason)
+        except OSError as error:
+            _log.warning("%s is damaged and stays where it is: %s (%s)", path, reason, error)
+        else:
+            _log.warning("%s was damaged and is now %s: %s", path, where, reason)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import islice
@@ -26,6 +27,8 @@ BUSY = 256
 """With more documents than this waiting, the unfinished ones wait for `overload_seconds`."""
 BACKLOG = 50_000
 """With more finished tasks than this unwritten, submissions wait."""
+SHORTEST_PAUSE_SECONDS = 0.001
+"""Between two looks at what is not due yet, whatever the pace says."""
 SLICE = 2_000
 """Documents a batch: what memory a pass may take, and how long a list can wait for one."""
 
@@ -42,10 +45,11 @@ _D = TypeVar("_D", bound=Version | Removal)
 
 
 class Scope(Enum):
-    """Which documents a pass writes: those whose time has come, or all."""
+    """Which documents a pass writes: those whose time has come, those of tasks that have ended, or the others."""
 
     DUE = auto()
-    ALL = auto()
+    ENDED = auto()
+    UNFINISHED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +70,40 @@ class _Load:
 
 
 class Writer:
-    """Holds what is not written yet. `note`, `find` and `flush` from any thread; `run` is its own thread."""
+    """Holds what is not written yet. `note`, `find`, `flush` and `flush_rows` from any thread; `run` is its own thread.
+
+    `written` is told of the versions that are in their files now, `indexed` of the documents that have their rows.
+    """
 
     def __init__(
-        self, layout: Layout, pen: Callable[[], Pen], pace: Pace, written: Callable[[list[Version]], None]
+        self,
+        layout: Layout,
+        pen: Callable[[], Pen],
+        pace: Pace,
+        written: Callable[[list[Version]], None],
+        indexed: Callable[[Collection[Document]], None],
     ) -> None:
         self._layout = layout
         self._make_pen = pen
         self._pace = pace
         self._written = written
+        self._indexed = indexed
         self._lock = threading.Lock()
+        self._next_turn = threading.Lock()
         self._pass_lock = threading.Lock()
         self._ended: dict[str, Document] = {}
         self._unfinished: dict[str, Document] = {}
         self._users: dict[str, User | RemovedUser] = {}
         self._rows: dict[str, Document] = {}
         self._writing: Mapping[str, Document] = {}
+        self._writing_users: Mapping[str, User | RemovedUser] = {}
         self._oldest_unfinished: float | None = None
         self._wake = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
         self._room = threading.Event()
         self._room.set()
         self._paths: set[str] = set()
+        self._pen: Pen | None = None
         self.failure: OSError | None = None
 
     def open(self) -> None:
@@ -114,7 +130,7 @@ class Writer:
 
     def find_user(self, user_id: str) -> User | RemovedUser | None:
         """A user record that is not on the disk yet."""
-        return self._users.get(user_id)
+        return self._users.get(user_id) or self._writing_users.get(user_id)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
         """Blocks while the files are too far behind; False if they still are at the end."""
@@ -127,41 +143,59 @@ class Writer:
 
     def run(self) -> None:
         """Makes a pass whenever there is something to write, until `stop`."""
-        while not self._stopped:
+        while not self._stopped.is_set():
             self._wake.wait()
-            if not self._stopped:
-                # What is noted during the pause is covered by the pass that follows it.
-                time.sleep(self._pace.write_behind_seconds)
-                self._wake.clear()
-                self._run_patiently()
+            # What is noted during the pause is covered by the pass that follows it.
+            self._stopped.wait(max(self._pace.write_behind_seconds, SHORTEST_PAUSE_SECONDS))
+            self._wake.clear()
+            self._run_patiently()
 
     def stop(self) -> None:
-        """Writes everything, ends `run` and lets go of the pen."""
-        self._stopped = True
+        """Ends `run`."""
+        self._stopped.set()
         self._wake.set()
-        self.flush()
-        self._pen.close()
+
+    def close(self) -> None:
+        """Writes everything and lets go of the pen. After `run` has ended. Raises `OSError`. Idempotent."""
+        if self._pen is None:
+            return
+        try:
+            self.flush()
+        finally:
+            self._pen.close()
+            self._pen = None
 
     def flush(self) -> None:
-        """Everything noted before this call is written when it returns, though not synced. Raises `OSError`."""
-        with self._pass_lock:
-            while self._pass(Scope.ALL):
-                pass
+        """Everything noted before this call is written when it returns, but for what has been changed again since;
+        it is not synced. Raises `OSError`."""
+        with self._turn():
+            # Counted first: more may come in all the time, and this must end.
+            for scope, count in ((Scope.ENDED, len(self._ended)), (Scope.UNFINISHED, len(self._unfinished))):
+                for _ in range(0, max(count, 1), SLICE):
+                    self._pass(scope)
+            self._pass_rows()
 
     def flush_rows(self) -> None:
-        """The index has a row for everything noted before this call."""
-        # Always by way of the lock: rows that a pass has just taken are not written yet.
-        with self._pass_lock:
-            while load := self._take_rows():
-                self._write(load)
+        """The index has a row for everything noted before this call. If the disk refuses, `failure` says so."""
+        # Always by way of a turn: rows that a pass has just taken are not written yet.
+        with self._turn(), suppress(OSError):
+            self._pass_rows()
+
+    def forget_rows(self, ids: Iterable[str]) -> None:
+        """These tasks have a row but no file any more: somebody has deleted it."""
+        with self._lock:
+            for task_id in ids:
+                self._rows.setdefault(task_id, Removal(task_id, ""))
 
     def run_once(self) -> int:
         """Writes what is due; returns how many documents that were. Raises `OSError`; nothing is forgotten then."""
-        with self._pass_lock:
-            written = 0
-            while count := self._pass(Scope.DUE):
-                written += count
-        return written
+        written = 0
+        while True:
+            with self._turn():
+                count = self._pass(Scope.DUE)
+            if not count:
+                return written
+            written += count
 
     def take_paths(self) -> set[str]:
         """The files written since the last call, for filesystems that must be synced file by file."""
@@ -174,8 +208,18 @@ class Writer:
         try:
             self.run_once()
         except OSError:
-            time.sleep(self._pace.overload_seconds)
+            self._stopped.wait(self._pace.overload_seconds)
             self._wake.set()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Passes are made one at a time, and whoever waits comes before whoever has just had a turn."""
+        with self._next_turn:
+            self._pass_lock.acquire()
+        try:
+            yield
+        finally:
+            self._pass_lock.release()
 
     def _sort(self, task_id: str, document: Document) -> None:
         if isinstance(document, Version) and not document.task.is_terminal:
@@ -191,23 +235,29 @@ class Writer:
         self._finish(load)
         return len(load.documents) + len(load.users) + len(load.rows)
 
+    def _pass_rows(self) -> None:
+        for _ in range(0, len(self._rows), SLICE):
+            with self._lock:
+                load = _Load({}, {}, _slice(self._rows))
+            self._write(load)
+
     def _take(self, scope: Scope) -> _Load:
         with self._lock:
-            if not self._ended and (scope is Scope.ALL or self._unfinished_are_due()):
-                documents: dict[str, Document] = _slice(self._unfinished)
-                self._oldest_unfinished = time.monotonic() if self._unfinished else None
-            elif len(self._ended) <= SLICE:
-                documents, self._ended = self._ended, {}
-            else:
-                documents = _slice(self._ended)
-            self._writing = documents
-            users, self._users = self._users, {}
+            source = self._source(scope)
+            # Readers look without the lock: a document is in its new place before it leaves the old one.
+            self._writing = documents = dict(islice(source.items(), SLICE))
+            self._writing_users = users = self._users
+            self._users = {}
+            for task_id in documents:
+                del source[task_id]
+            if source is self._unfinished:
+                self._oldest_unfinished = time.monotonic() if source else None
             return _Load(documents, users, _slice(self._rows))
 
-    def _take_rows(self) -> _Load | None:
-        with self._lock:
-            rows = _slice(self._rows)
-        return _Load({}, {}, rows) if rows else None
+    def _source(self, scope: Scope) -> dict[str, Document]:
+        if scope is Scope.DUE:
+            return self._unfinished if not self._ended and self._unfinished_are_due() else self._ended
+        return self._ended if scope is Scope.ENDED else self._unfinished
 
     def _unfinished_are_due(self) -> bool:
         if self._oldest_unfinished is None:
@@ -219,13 +269,14 @@ class Writer:
     def _write(self, load: _Load) -> None:
         if not (load.documents or load.users or load.rows):
             return
+        assert self._pen is not None, "the writer is not open"
         try:
             self._pen.write(_batch(load))
         except OSError as error:
             self.failure = error
             self._put_back(load)
             raise
-        self.failure = None
+        self._indexed(load.rows.values())
 
     def _put_back(self, load: _Load) -> None:
         with self._lock:
@@ -234,15 +285,16 @@ class Writer:
                     self._sort(task_id, document)
             self._rows = {**load.rows, **self._rows}
             self._users = {**load.users, **self._users}
-            self._writing = {}
+            self._writing, self._writing_users = {}, {}
             self._oldest_unfinished = time.monotonic() if self._unfinished else None
 
     def _finish(self, load: _Load) -> None:
+        self.failure = None
         self._written([document for document in load.documents.values() if isinstance(document, Version)])
         with self._lock:
             if not HAS_SYNCFS:
-                self._paths.update(self._layout.task(task_id) for task_id in load.documents)
-            self._writing = {}
+                self._paths.update(_paths(self._layout, load))
+            self._writing, self._writing_users = {}, {}
             if len(self._ended) < BACKLOG // 2:
                 self._room.set()
             if self._unfinished:
@@ -265,3 +317,10 @@ def _batch(load: _Load) -> Batch:
         rows=[document.body for document in load.rows.values() if isinstance(document, Version)],
         gone=[task_id for task_id, document in load.rows.items() if isinstance(document, Removal)],
     )
+
+
+def _paths(layout: Layout, load: _Load) -> Iterator[str]:
+    """What a load has changed on the disk: files, and the directories that name them."""
+    yield from map(layout.task, load.documents)
+    yield from map(layout.user, load.users)
+    yield from (layout.tasks, layout.users, layout.index, f"{layout.index}-wal")
