@@ -5,6 +5,7 @@
     ├── Refused                  admission says no; nothing was stored
     │   ├── UnknownHandler       no such handler, or it cannot be loaded
     │   ├── InvalidSubmission    a field is wrong; `problems` says which
+    │   │   └── TypeMismatch     a file is not of a type that the handler accepts
     │   ├── LimitReached         too many tasks wait; try again later
     │   ├── KeyConflict          the unique key belongs to another submission
     │   └── Duplicate            the same was submitted not long ago, and is to be done once
@@ -81,6 +82,12 @@ class InvalidSubmission(Refused):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+
+
+class TypeMismatch(InvalidSubmission):
+    """A file is, by its content or its name, of no type that the handler accepts."""
+
+    code = "type_mismatch"
 
 
 class LimitReached(Refused):

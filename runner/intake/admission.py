@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from runner.config import LimitsConfig
-from runner.errors import InvalidSubmission, LimitReached, Problem, UnknownHandler
+from runner.errors import InvalidSubmission, LimitReached, Problem, TypeMismatch, UnknownHandler
 from runner.handlers import Handler
 from runner.handlers.media import HEAD_BYTES
 from runner.store import Handover, Layout
@@ -317,7 +317,7 @@ def _check_files(handler: Handler, arrivals: tuple[Arrival, ...]) -> None:
         if not handler.accepts(arrival.name, _head(arrival)):
             wanted = ", ".join(handler.options.accepts)
             message = f"{arrival.name!r} is not of a type that {handler.name} accepts: {wanted}"
-            raise InvalidSubmission((Problem(f"/inputs/{number}", message),))
+            raise TypeMismatch((Problem(f"/inputs/{number}", message),))
 
 
 def _missing_file(handler: Handler) -> Problem:

@@ -46,16 +46,11 @@ _SCHEME: Final = "bearer "
 
 
 class LocalAuth:
-    """`local`: whoever reaches the port is the person at this machine."""
-
-    def __init__(self, users: Users) -> None:
-        self._users = users
+    """`local`: whoever reaches the port is the person at this machine, of whom no record is needed."""
 
     async def identify(self, scope: Scope, headers: Headers) -> Admitted:
         """See `Auth`."""
-        caller = Caller(Entrance.TCP, LOCAL_USER, Source.HTTP)
-        await _note(self._users, caller, scope)
-        return Admitted(caller)
+        return Admitted(Caller(Entrance.TCP, LOCAL_USER, Source.HTTP))
 
 
 class TokenAuth:
@@ -128,7 +123,7 @@ class CookieAuth:
 def make_auth(config: AuthConfig, store: Store, users: Users, tokens: Tokens) -> Auth:
     """What `auth.mode` says. Raises `UnsafeAccess` or `ConfigError` when the keys of cookies cannot be used."""
     if config.mode == "local":
-        return LocalAuth(users)
+        return LocalAuth()
     by_token = TokenAuth(tokens, users)
     if config.mode == "token":
         return by_token

@@ -15,17 +15,26 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.config import HttpConfig
 from runner.task import Source
 from runner.web.problems import HttpProblem, answer
+from runner.web.ranges import drop_bad_range
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_HEADER_BYTES: Final = 16 * 1024
+DEFAULT_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""Of every answer that does not say otherwise."""
+
 CLI_AGENT: Final = "runner-cli"
 LOCAL_USER: Final = "local"
 
@@ -124,6 +133,7 @@ class Door:
             await _refuse(problem, scope, receive, _signed(send, request_id))
             return
         scope["caller"] = admitted.caller
+        drop_bad_range(scope, headers)
         await self._app(scope, receive, _signed(send, request_id, admitted.set_cookie))
 
     async def _admit(self, scope: Scope, headers: Headers) -> Admitted:
@@ -233,12 +243,12 @@ async def _refuse(problem: HttpProblem, scope: Scope, receive: Receive, send: Se
 def _signed(send: Send, request_id: str, set_cookie: str | None = None) -> Send:
     async def signed(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = request_id
+            headers = message.setdefault("headers", [])
+            said = {name for name, _ in headers}
+            headers.append((b"x-request-id", request_id.encode()))
+            headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
             if set_cookie is not None:
-                headers.append("Set-Cookie", set_cookie)
-            headers.setdefault("X-Content-Type-Options", "nosniff")
-            headers.setdefault("Cache-Control", "no-store")
+                headers.append((b"set-cookie", set_cookie.encode()))
         await send(message)
 
     return signed

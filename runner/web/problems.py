@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -32,6 +33,7 @@ from runner.errors import (
     Problem,
     Refused,
     RunnerError,
+    TypeMismatch,
     Unavailable,
     VersionMismatch,
 )
@@ -41,6 +43,7 @@ STATUS_OF: Final[Mapping[type[RunnerError], int]] = {
     RunnerError: 500,
     ConfigError: 500,
     Refused: 422,
+    TypeMismatch: 415,
     LimitReached: 429,
     Duplicate: 409,
     NotFound: 404,
@@ -68,6 +71,10 @@ _CONTRACT_FIELDS: Final = {
     "unique": "INVALID_UNIQUE",
 }
 """Contract 001's codes for a fault, by the field that has it."""
+
+MAX_DETAIL_CHARACTERS: Final = 2000
+MAX_PROBLEMS: Final = 100
+"""An answer repeats what was sent only so far: a megabyte of nonsense is not worth ten of complaints."""
 
 _TERMINAL_NAMES: Final = frozenset(map(str, TERMINAL))
 _log = logging.getLogger(__name__)
@@ -108,6 +115,8 @@ def answer(
     request: Request, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
     """The problem document. `more` are further members of it."""
+    if len(detail) > MAX_DETAIL_CHARACTERS:
+        detail = f"{detail[:MAX_DETAIL_CHARACTERS]}…"
     document = {
         "error": detail,
         "error_code": _contract_code(code, more),
@@ -185,7 +194,7 @@ def _contract_code(code: str, more: Mapping[str, Any]) -> str:
 
 
 def _listed(problems: Iterable[Problem]) -> list[dict[str, str]]:
-    return [{"pointer": problem.pointer, "message": problem.message} for problem in problems]
+    return [{"pointer": problem.pointer, "message": problem.message} for problem in islice(problems, MAX_PROBLEMS)]
 
 
 def _code(error: RunnerError) -> str:

@@ -133,7 +133,7 @@ def test_a_form_with_a_key_is_taken_once(served: Served) -> None:
         (form(part("task", "{"), part("f", "1", "a.txt")), 400, "invalid_json"),
         (form(part("task", '{"type": "echo"}'), part("type", "fail")), 422, "validation_error"),
         (form(part("type", "nothing"), part("f", "1", "a.txt")), 422, "unknown_handler"),
-        (form(part("type", "measure"), part("f", "1", "a.exe")), 422, "validation_error"),
+        (form(part("type", "measure"), part("f", "1", "a.exe")), 415, "type_mismatch"),
         (form(part("type", "echo"), part("user_id", "ann")), 422, "unknown_field"),
         (form(part("type", "echo"), part("priority", "high")), 400, "invalid_json"),
         (form(*[part(str(number), "") for number in range(1001)]), 400, "invalid_form"),
