@@ -21,7 +21,22 @@ from runner.store import Handover
 from runner.task import Drop, Source
 
 MAX_DOCUMENT_INPUTS = 1000
+IDS_AT_ONCE = 256
 _NO_PAYLOAD: dict[str, Any] = {}
+
+
+class Ids:
+    """Gives out task ids, UUIDs of version 4. One system call makes as many as a batch needs. One thread."""
+
+    def __init__(self) -> None:
+        self._made: list[str] = []
+
+    def next(self) -> str:
+        """A new one."""
+        if not self._made:
+            digits = os.urandom(16 * IDS_AT_ONCE).hex()
+            self._made = [_uuid4(digits[at : at + 32]) for at in range(0, len(digits), 32)]
+        return self._made.pop()
 
 
 class Claims:
@@ -32,6 +47,7 @@ class Claims:
         self._data = f"{data}/"
         self._roots = roots
         self._plain: dict[str, Submission] = {}
+        self._ids = Ids()
 
     def make(self, ready: Ready, outbox: str | None) -> tuple[Submission, Origin]:
         """What to hand in for a ready file. `outbox`: where its result goes. Raises `InvalidSubmission`."""
@@ -44,7 +60,11 @@ class Claims:
             mode=Handover.MOVE,
         )
         origin = Origin(
-            source=Source.INBOX, user_id=ready.folder.user_id, inputs=(arrival,), drop=self._drop(ready, outbox)
+            source=Source.INBOX,
+            user_id=ready.folder.user_id,
+            inputs=(arrival,),
+            drop=self._drop(ready, outbox),
+            task_id=self._ids.next(),
         )
         return self._submission(ready.folder, ready.payload), origin
 
@@ -59,10 +79,11 @@ class Claims:
     def _drop(self, ready: Ready, outbox: str | None) -> Drop:
         path = self._relative(ready.folder.absolute(ready.name))
         seen = ready.seen
+        is_plain = path.isascii()
         return Drop(
-            path=text_of(path),
-            raw=raw_of(path),
-            name=text_of(ready.name),
+            path=path if is_plain else text_of(path),
+            raw=None if is_plain else raw_of(path),
+            name=ready.name if is_plain else text_of(ready.name),
             device=seen.device,
             inode=seen.inode,
             size=seen.size,
@@ -116,3 +137,9 @@ def _problems(error: ValidationError) -> tuple[Problem, ...]:
     return tuple(
         Problem("".join(f"/{part}" for part in fault["loc"]), fault["msg"]) for fault in error.errors(include_url=False)
     )
+
+
+def _uuid4(digits: str) -> str:
+    """32 random hexadecimal digits as RFC 9562 writes a UUID of version 4: six of the bits are not random."""
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -21,7 +21,7 @@ from typing import Any, Final
 from runner.config import InboxConfig
 from runner.handlers import Handlers
 from runner.intake.explanation import Explanation, Knowledge, explain, report
-from runner.intake.folders import Folder, Folders, Standing
+from runner.intake.folders import Folder, Folders
 from runner.intake.holds import Holds
 from runner.intake.inspection import Inspector
 from runner.intake.lanes import Lanes
@@ -175,18 +175,13 @@ class Inbox:
             self.rounds.ask(now + SOON_SECONDS)
         if not self._roots.keys().isdisjoint(notice.removed):
             self.rounds.ask(now)
-        for path in notice.changed:
-            self._heed_path(path)
+        for folder, names in self.folders.sort(notice.changed):
+            self.rounds.heard(folder)
+            if names:
+                self.lanes.add(folder, names)
         for path in notice.removed:
             if path in self.holds:
                 self.holds.release(path)
-
-    def _heed_path(self, path: str) -> None:
-        place = self.folders.locate(path)
-        if place.folder is not None:
-            self.rounds.heard(place.folder)
-            if place.standing in (Standing.FILE, Standing.STRAY):
-                self.lanes.add(place.folder, (place.name,))
 
     # How much, and when
 

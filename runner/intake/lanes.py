@@ -47,7 +47,8 @@ class Lanes:
         """Puts files at the end of their folder's lane; returns how many were not in it."""
         lane = self._lane(folder)
         before = len(lane.names)
-        lane.names.update((name, None) for name in names if name not in lane.first)
+        new = [name for name in names if name not in lane.first] if lane.first else names
+        lane.names.update(dict.fromkeys(new))
         return len(lane.names) - before
 
     def put_first(self, folder: Folder, names: Iterable[str]) -> None:
@@ -66,6 +67,8 @@ class Lanes:
     def clear(self, folder: Folder) -> None:
         """A file of this folder was taken: whatever blocked it is over."""
         lane = self._lane(folder)
+        if not lane.code:
+            return
         lane.blocked_until = lane.backoff_seconds = 0.0
         lane.code = lane.reason = ""
 

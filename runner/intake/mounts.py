@@ -33,15 +33,18 @@ class Mounts:
     def __init__(self, table: str = MOUNT_TABLE) -> None:
         self._table = table
         self._types: dict[int, str] = {}
+        self._trust: dict[int, Trust] = {}
         self._heard: set[int] = set()
         self._missed: dict[int, int] = {}
         self.doubted: set[int] = set()
 
     def trust(self, device: int) -> Trust:
         """What the answers of the filesystem with that device number are worth."""
-        if device in self.doubted:
-            return Trust.REMOTE
-        return Trust.REMOTE if is_remote(self.type_of(device)) else Trust.LOCAL
+        trust = self._trust.get(device)
+        if trust is None:
+            doubtful = device in self.doubted or is_remote(self.type_of(device))
+            trust = self._trust[device] = Trust.REMOTE if doubtful else Trust.LOCAL
+        return trust
 
     def type_of(self, device: int) -> str:
         """The filesystem's type, such as `ext4`; empty where the mount table does not say."""
@@ -65,6 +68,7 @@ class Mounts:
             self._missed[device] = self._missed.get(device, 0) + count
             if self._missed[device] >= MISSED_BEFORE_DOUBT:
                 self.doubted.add(device)
+                self._trust.pop(device, None)
                 newly_doubted.append(device)
         self._heard.clear()
         return newly_doubted

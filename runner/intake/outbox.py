@@ -11,15 +11,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from pydantic_core import to_json
 
 from runner.config import OutboxConfig
+from runner.errors import Degraded
 from runner.intake.entries import Entries, Mark, number_entry
 from runner.intake.folders import LOCAL_USER, Folder, Folders
 from runner.intake.names import is_plain, path_of, text_of, with_suffix
@@ -32,7 +34,17 @@ LIVE_AFTER_SECONDS: Final = 1.0
 """A task that runs for so long gets its entry while it runs, refreshed as often."""
 RETRY_SECONDS: Final = 5.0
 MAX_BATCH: Final = 1024
+WAY_SECONDS: Final = 0.5
+"""For so long after a large batch of files, in case another follows, entries are written a few at a time."""
+FEW: Final = 32
+FEW_SECONDS: Final = 0.05
+MAX_REMEMBERED: Final = 4096
+"""So many ended tasks are kept until their entries are written; of more only the ids, and they are read again."""
+MAX_BEHIND: Final = 50_000
+"""With more entries to write than this, the files that are being taken get no precedence any more."""
 MAX_FAILED: Final = 10_000
+CLOSE_SECONDS: Final = 2.0
+"""So long a stop waits for entries; what is not written then is caught up with at the next start."""
 NOT_TAKEN: Final = "input_missing"
 """The code of a task whose file was changed or gone when it was to be taken: what is in the inbox now is another."""
 _LONGEST_PART: Final = 200
@@ -59,8 +71,9 @@ class Names:
     def reserve(self, folder: Folder, name: str, handler: str) -> str:
         """The entry for a file about to be taken, relative to the data directory."""
         owner = "" if folder.user_id == LOCAL_USER else f"@{folder.user_id}/"
-        parts = [with_suffix(part, "", _LONGEST_PART) for part in text_of(name).split("/")]
-        entry = f"outbox/{owner}{handler}/{'/'.join(parts)}"
+        if not name.isascii() or len(name) > _LONGEST_PART:
+            name = "/".join(with_suffix(part, "", _LONGEST_PART) for part in text_of(name).split("/"))
+        entry = f"outbox/{owner}{handler}/{name}"
         if self._is_taken(entry):
             entry = number_entry(entry, self._free_number(entry))
         self._reserved.add(entry)
@@ -76,7 +89,7 @@ class Names:
             self._reserved.discard(entry)
 
     def _is_taken(self, entry: str) -> bool:
-        return entry in self._reserved or os.path.lexists(self._layout.absolute(entry))
+        return entry in self._reserved or os.path.lexists(f"{self._layout.data}/{entry}")
 
     def _free_number(self, entry: str) -> int:
         """A free one above 1, by doubling and halving: a name that comes ten thousand times costs some 28 looks."""
@@ -90,7 +103,11 @@ class Names:
 
 
 class Outbox:
-    """Writes entries in a thread of its own. `hear` is told of transitions and only queues them."""
+    """Writes entries in a thread of its own. `hear` is told of transitions and only queues them.
+
+    Its system calls compete with those by which files are taken. So while many are (`make_way`) it writes only a few
+    entries now and then, and the rest when that is over: what waits to become a task comes first.
+    """
 
     def __init__(
         self,
@@ -111,12 +128,15 @@ class Outbox:
         self._entries = Entries(files, layout, link=files.link_or_copy if config.link == "hard" else files.copy)
         self._mark = Mark(files, layout)
         self._rejects = Rejects(files, f"{layout.tmp}/.outbox-reason")
-        self._news: SimpleQueue[Transition | None] = SimpleQueue()
+        self._news: SimpleQueue[list[Transition] | None] = SimpleQueue()
+        self._ended: dict[str, Task | None] = {}
+        self._way_until = 0.0
+        self._closing = threading.Event()
         self._running: dict[str, tuple[Task, float]] = {}
-        self._failed: dict[str, Task] = {}
+        self._failed: dict[str, Task | None] = {}
         self._next_live = self._next_retry = 0.0
         self._thread = threading.Thread(target=self.run, name="outbox", daemon=True)
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
 
     def reserve(self, folder: Folder, name: str, handler: str) -> str | None:
         """The entry for a file about to be taken; None if there is to be none. The inbox's thread."""
@@ -126,11 +146,15 @@ class Outbox:
         """The file was not taken after all."""
         self._names.release(entry)
 
+    def make_way(self) -> None:
+        """Many files are being taken. The inbox's thread."""
+        self._way_until = self._clock() + WAY_SECONDS
+
     def hear(self, transitions: Iterable[Transition]) -> None:
         """Tasks reached new versions. The committer's thread; quick."""
-        for transition in transitions:
-            if transition.task.drop is not None:
-                self._news.put(transition)
+        news = [transition for transition in transitions if transition.task.drop is not None]
+        if news:
+            self._news.put(news)
 
     def recover(self) -> int:
         """Before anything is taken: the names that live tasks have are reserved, and the entries that a crash
@@ -160,8 +184,9 @@ class Outbox:
         self._thread.start()
 
     def close(self) -> None:
-        """Writes what is left and ends the thread."""
+        """Writes what is left, as far as two seconds suffice, and ends the thread."""
         self._news.put(None)
+        self._closing.set()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -171,54 +196,83 @@ class Outbox:
         while goes_on:
             batch, goes_on = self._next_batch()
             self.run_once(batch)
-        self._write_mark(clean=True)
+        deadline = self._clock() + CLOSE_SECONDS
+        while self._ended and self._clock() < deadline:
+            self.run_once(())
+        self._write_mark(clean=not self._ended)
 
     def run_once(self, transitions: Sequence[Transition]) -> Summary:
         """Deals with a batch of news, with running tasks, and with what failed before, as far as that is due."""
         now = self._clock()
-        ended = [*self._sort(transitions, now), *self._take_failed(now)]
+        self._sort(transitions, now)
+        ended = [*self._take_ended(now), *self._take_failed(now)]
         if ended:
             self._flush_logs()
         for task in ended:
             self._settle(task)
         refreshed = self._refresh_running(now)
-        if self._news.empty():
+        if self._news.empty() and not self._ended:
             self._write_mark(clean=False)
         return Summary(len(ended), refreshed)
 
     def _next_batch(self) -> tuple[list[Transition], bool]:
         batch: list[Transition] = []
+        if self._makes_way(self._clock()):
+            self._closing.wait(FEW_SECONDS)
         try:
-            news = self._news.get(timeout=LIVE_AFTER_SECONDS if self._running or self._failed else None)
-            while news is not None and len(batch) < MAX_BATCH:
-                batch.append(news)
+            news = self._news.get(timeout=self._patience())
+            while news is not None:
+                batch += news
+                if len(batch) >= MAX_BATCH:
+                    return batch, True
                 news = self._news.get_nowait()
         except Empty:
             return batch, True
-        if news is not None:
-            batch.append(news)
-        return batch, news is not None
+        return batch, False
 
-    def _sort(self, transitions: Iterable[Transition], now: float) -> list[Task]:
-        """The tasks that ended, once each; what runs is remembered, what was deleted is removed."""
-        ended: dict[str, Task] = {}
+    def _patience(self) -> float | None:
+        """How long to wait for news, in seconds."""
+        if self._ended:
+            return 0.0
+        return LIVE_AFTER_SECONDS if self._running or self._failed else None
+
+    def _makes_way(self, now: float) -> bool:
+        return now < self._way_until and len(self._ended) < MAX_BEHIND and not self._closing.is_set()
+
+    def _sort(self, transitions: Iterable[Transition], now: float) -> None:
+        """What ended gets its entry when its turn comes; what runs is remembered, what was deleted is removed."""
         for _, task, removed in transitions:
             if task.status is Status.PROCESSING and not removed:
                 self._running[task.id] = task, self._running.get(task.id, (task, now))[1]
                 continue
             self._running.pop(task.id, None)
             if removed:
-                ended.pop(task.id, None)
+                self._ended.pop(task.id, None)
                 self._remove(task)
             elif task.is_terminal:
-                ended[task.id] = task
-        return list(ended.values())
+                self._ended[task.id] = task if len(self._ended) < MAX_REMEMBERED else None
+
+    def _take_ended(self, now: float) -> list[Task]:
+        """Those whose entries are to be written now, the first to end first."""
+        count = FEW if self._makes_way(now) else MAX_BATCH
+        return self._find_all({task_id: self._ended.pop(task_id) for task_id in list(islice(self._ended, count))})
+
+    def _find_all(self, wanted: Mapping[str, Task | None]) -> list[Task]:
+        found = (task or self._find(task_id) for task_id, task in wanted.items())
+        return [task for task in found if task is not None and task.is_terminal]
+
+    def _find(self, task_id: str) -> Task | None:
+        try:
+            return self._store.find(task_id)
+        except Degraded as error:
+            self._try_later(task_id, None, error)
+            return None
 
     def _take_failed(self, now: float) -> list[Task]:
         if not self._failed or now < self._next_retry:
             return []
         failed, self._failed = self._failed, {}
-        return list(failed.values())
+        return self._find_all(failed)
 
     def _settle(self, task: Task) -> None:
         entry = task.drop.outbox if task.drop else None
@@ -240,11 +294,14 @@ class Outbox:
     def _note_failure(self, task: Task, error: OSError) -> None:
         if self.failure is None or str(self.failure) != str(error):
             _log.warning("the outbox entry of task %s cannot be written; trying again: %s", task.id, error)
+        self._try_later(task.id, task, error)
+
+    def _try_later(self, task_id: str, task: Task | None, error: Exception) -> None:
         self.failure = error
         self._next_retry = self._clock() + RETRY_SECONDS
         # What no longer fits is found again at the next start, because the mark stays before it.
         if len(self._failed) < MAX_FAILED:
-            self._failed[task.id] = task
+            self._failed[task_id] = task
 
     def _refresh_running(self, now: float) -> int:
         if now < self._next_live or not self._enabled:
@@ -262,7 +319,7 @@ class Outbox:
             now = self._store.find(task.id)
             if now is not None and now.drop and now.drop.outbox and not now.is_terminal:
                 self._entries.publish(now, now.drop.outbox)
-        except OSError as error:
+        except (OSError, Degraded) as error:
             self.failure = error
 
     def _remove(self, task: Task) -> None:

@@ -78,11 +78,14 @@ class Rejects:
         self._files.make_directory(os.path.dirname(target))
         self._write_reason(reject, target, now)
 
-    def forget(self, folder: Folder, name: str) -> None:
-        """The file was taken again: the reason why it once was not is out of date."""
-        path = self._reason_path(f"{folder.error_path}/{name}")
-        if os.access(path, os.F_OK):
-            self._files.remove(path)
+    def forget(self, folder: Folder, names: Iterable[str]) -> None:
+        """Files were taken again: the reasons why they once were not are out of date."""
+        if not os.access(folder.error_path, os.F_OK):
+            return
+        for name in names:
+            path = self._reason_path(f"{folder.error_path}/{name}")
+            if os.access(path, os.F_OK):
+                self._files.remove(path)
 
     def _target(self, reject: Reject, number: int) -> str:
         directory, _, name = f"{reject.folder.error_path}/{reject.name}".rpartition("/")

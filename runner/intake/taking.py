@@ -31,6 +31,8 @@ from runner.store import Store
 from runner.task import Status, Task
 
 MAX_BATCH: Final = 512
+MANY: Final = 64
+"""A batch of so many files is worth making way for."""
 SIDECAR_GRACE_SECONDS: Final = 2.0
 """A file whose payload does not suffice waits so long for its sidecar, in case the two are being copied."""
 IDLE_SECONDS: Final = 30.0
@@ -96,6 +98,7 @@ class Taking:
         self.taken: OrderedDict[str, str] = OrderedDict()
         self.new_directories: list[tuple[Folder, str]] = []
         self._emptied: set[tuple[str, str]] = set()
+        self._retaken: dict[str, tuple[Folder, list[str]]] = {}
 
     def run_once(self, limit: int, now: float) -> Summary:
         """Takes at most `limit` files, at most one batch. `now`: seconds of the monotonic clock."""
@@ -159,7 +162,11 @@ class Taking:
         claims = [claim for file in ready if (claim := self._claim(file, now, summary)) is not None]
         if not claims:
             return
+        if len(claims) >= MANY:
+            self._outbox.make_way()
         answers = self._take([claim.drop for claim in claims])
+        if len(claims) >= MANY:
+            self._outbox.make_way()
         self.pause = None
         for claim, answer in zip(claims, answers, strict=True):
             if isinstance(answer, Task):
@@ -167,6 +174,13 @@ class Taking:
             else:
                 self._outbox.release(claim.entry)
                 self._note_refused(claim.file, answer, now, summary)
+        self._forget_reasons()
+
+    def _forget_reasons(self) -> None:
+        """Of files that were in the error folder before; a look for each folder, not for each file."""
+        for folder, names in self._retaken.values():
+            self._rejects.forget(folder, names)
+        self._retaken.clear()
 
     def _claim(self, file: Ready, now: float, summary: Summary) -> Claim | None:
         handler = file.folder.handler or str((file.payload or {}).get("type", ""))
@@ -199,8 +213,8 @@ class Taking:
         self.taken[path] = task.id
         if len(self.taken) > REMEMBERED:
             self.taken.popitem(last=False)
-        self._rejects.forget(file.folder, file.name)
         summary.taken += 1
+        self._retaken.setdefault(file.folder.path, (file.folder, []))[1].append(file.name)
 
     def _note_not_taken(self, file: Ready, task: Task, now: float, summary: Summary) -> None:
         """The task was recorded, and then its file could not be moved. One that has changed or is gone is looked at

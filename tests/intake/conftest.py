@@ -157,6 +157,10 @@ class Site:
         error = TaskError(code="failed", message=message)
         return self._commit(task, lambda now: transitions.fail(now, now.attempt, _now(), error=error))
 
+    def retry(self, task: Task) -> Task:
+        """A person gives it another attempt."""
+        return self._commit(task, lambda now: transitions.retry(now, _now()))
+
     def remove(self, task: Task) -> None:
         """The task is deleted."""
         self.store.commit((Remove(task.id),))

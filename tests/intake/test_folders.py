@@ -64,3 +64,19 @@ def test_a_document_at_the_top_has_no_handler_yet() -> None:
     assert place.folder is not None
     assert place.folder.documents
     assert place.folder.user_id == "anna"
+
+
+def test_many_paths_are_sorted_as_each_would_be_located() -> None:
+    """Thousands of hints at once cost one look at each directory, and mean the same."""
+    paths = [
+        "/data/inbox/keep/a.txt", "/data/inbox/keep/b.part", "/data/inbox/keep/error", "/data/inbox/keep/error/a.txt",
+        "/data/inbox/keep/tree/a.txt", "/data/inbox/order.json", "/data/inbox/stray.txt", "/mnt/nas/scans/a.pdf",
+        "/data/inbox/.stfolder/a", "/elsewhere/a.txt",
+    ]  # fmt: skip
+    wanted = {
+        (place.folder.path, place.name)
+        for place in map(_place, paths)
+        if place.folder is not None and place.standing in (Standing.FILE, Standing.STRAY)
+    }
+    assert {(folder.path, name) for folder, names in FOLDERS.sort(paths) for name in names} == wanted
+    assert ("/data/inbox/keep", "a.txt") in wanted

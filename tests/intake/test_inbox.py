@@ -12,6 +12,7 @@ import pytest
 from runner.errors import DiskFull
 from runner.intake import taking
 from runner.intake.folders import Folder
+from runner.intake.inbox import Notice
 from runner.intake.names import path_of
 from runner.task import Status
 from tests.intake.conftest import Site
@@ -49,7 +50,7 @@ def test_a_hint_is_enough(site: Site) -> None:
     """No scan is needed for a file that an event announced."""
     path = site.drop("keep/a.txt")
     site.inbox.rounds._next_scan = float("inf")
-    site.inbox._heed_path(str(path))
+    site.inbox._heed(Notice(changed={str(path)}))
     assert site.inbox.run_once().taken == 1
 
 
@@ -82,7 +83,7 @@ def test_a_tree_moved_in_is_a_task_for_each_file_with_its_path_kept(site: Site) 
         (tree / f"sub{number % 3}" / f"{number}.txt").write_text("x")
     tree.rename(site.data / "inbox" / "keep" / "tree")
     site.inbox.rounds._next_scan = float("inf")
-    site.inbox._heed_path(str(site.data / "inbox" / "keep" / "tree"))
+    site.inbox._heed(Notice(changed={str(site.data / "inbox" / "keep" / "tree")}))
     taken = site.inbox.run_once().taken + site.inbox.run_once().taken
     assert taken == 20
     names = {task.drop.name for task in site.tasks() if task.drop}

@@ -290,3 +290,52 @@ def test_the_running_outbox_writes_what_it_hears(site: Site) -> None:
     site.outbox.hear(site.heard)
     site.outbox.close()
     assert _task_in(_entry(site, "keep/a.txt"))["status"] == "completed"
+
+
+def test_while_many_files_are_taken_only_a_few_entries_are_written(make_site: MakeSite) -> None:
+    """What waits to become a task comes first; the rest is written when that is over, and nothing is forgotten."""
+    site = make_site(claim_ahead=100)
+    for number in range(module.FEW + 40):
+        site.drop(f"keep/{number}.txt")
+    site.scan()
+    for task in site.tasks():
+        site.run(task)
+    site.write_outbox()
+    assert len(site.listing("outbox/keep")) == module.FEW
+    site.outbox._way_until = 0.0
+    site.outbox.run_once([])
+    assert len(site.listing("outbox/keep")) == module.FEW + 40
+
+
+def test_of_very_many_ended_tasks_only_the_ids_are_remembered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read again when their turn comes; one that was retried meanwhile is left for its next end."""
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 0)
+    _drop_and_run(site, "keep/a.txt")
+    site.drop("keep/b.txt")
+    site.scan()
+    failed = site.fail(next(task for task in site.tasks() if task.status is Status.PENDING))
+    news, site.heard = site.heard, []
+    site.retry(failed)
+    site.outbox.run_once(news)
+    assert site.listing("outbox/keep") == ["a.txt/task.json"]
+    site.run(failed)
+    site.write_outbox()
+    assert site.listing("outbox/keep") == ["a.txt/task.json", "b.txt/task.json"]
+
+
+def test_a_stop_does_not_wait_for_all_entries_and_the_next_start_writes_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop is quick however many wait."""
+    monkeypatch.setattr(module, "CLOSE_SECONDS", -1.0)
+    monkeypatch.setattr(module, "FEW", 0)
+    site.outbox._way_until = float("inf")
+    _drop_and_run(site, "keep/a.txt")
+    site.outbox._closing.is_set = lambda: False  # type: ignore[method-assign]
+    site.outbox.hear(site.heard)
+    site.outbox._news.put(None)
+    site.outbox.run()
+    assert site.listing("outbox/keep") == []
+    site.close()
+    site.open()
+    assert site.listing("outbox/keep") == ["a.txt/task.json"]
