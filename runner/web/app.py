@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -24,6 +24,7 @@ from runner.web.bulk import BulkEndpoints
 from runner.web.door import Door, allowed_hosts, caller_of
 from runner.web.incoming import UploadSpace
 from runner.web.limits import StreamLimit, Throttle
+from runner.web.live import LiveEndpoint
 from runner.web.progress_streams import ProgressEndpoints
 from runner.web.streams import StreamEndpoints
 from runner.web.submissions import Roots, SubmissionReader
@@ -69,6 +70,7 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -
             *_progress_routes(progress),
             *_user_routes(users, tokens),
             *_system_routes(system),
+            WebSocketRoute("/ws", LiveEndpoint(service).connect),
         ],
         exception_handlers={
             RunnerError: problems.answer_runner_error,
@@ -95,6 +97,7 @@ def _task_routes(tasks: TaskEndpoints, streams: StreamEndpoints) -> list[BaseRou
         _route(f"{one}/rerun", POST=tasks.rerun),
         _route(f"{one}/start", POST=tasks.start),
         _route(f"{one}/events", GET=streams.events),
+        _route(f"{PREFIX}/events", GET=streams.all_events),
         _route(f"{one}/log", GET=streams.log),
         _route(f"{one}/inputs/{{name}}", PUT=tasks.put_input),
         _route(f"{one}/outputs/{{name:path}}", GET=tasks.output),

@@ -106,7 +106,11 @@ def read_wait(request: Request) -> float:
 
 def read_place(request: Request) -> int | None:
     """After which event to begin: `Last-Event-ID`, else `?after=`, else 0 (all). None (`$`): only with new ones."""
-    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
+    return parse_place(request.headers.get("last-event-id") or request.query_params.get("after", "0"))
+
+
+def parse_place(text: str) -> int | None:
+    """The same, said in `after`."""
     if text == "$":
         return None
     try:

@@ -26,7 +26,7 @@ from runner.web.progress import (
     progress_record,
     retry_record,
 )
-from runner.web.streams import WatchedStream, next_of, sse
+from runner.web.streams import HEARTBEAT, WatchedStream, listen, sse
 
 MAX_TASKS_AT_ONCE: Final = 10
 
@@ -66,7 +66,8 @@ class ProgressEndpoints:
         task = await self._find(request)
         follower = Follower(self._service, task.id, caller_of(request).sees)
         return WatchedStream(
-            self._service.events, {task.id}, lambda watcher: stream_progress(follower, watcher, after, past)
+            lambda: self._service.events.subscribe({task.id}),
+            lambda watcher: stream_progress(follower, watcher, after, past),
         )
 
     async def stream_many(self, request: Request) -> Response:
@@ -76,7 +77,9 @@ class ProgressEndpoints:
             raise HttpProblem(400, "validation_error", f"task_ids must be 1 to {MAX_TASKS_AT_ONCE} ids, with commas")
         after, sees = _asked_place(request), caller_of(request).sees
         followers = [Follower(self._service, task_id, sees) for task_id in ids]
-        return WatchedStream(self._service.events, ids, lambda watcher: stream_many(followers, watcher, after))
+        return WatchedStream(
+            lambda: self._service.events.subscribe(ids), lambda watcher: stream_many(followers, watcher, after)
+        )
 
     async def _find(self, request: Request) -> Task:
         return await in_thread(self._service.get, task_id_of(request), caller_of(request).sees)
@@ -160,9 +163,9 @@ async def stream_progress(follower: Follower, watcher: Watcher, after: int | Non
         yield sse(past, record.progress, record.stream_id)
     if with_history and follower.final is not None:
         yield sse("progress", follower.final.progress, follower.final.stream_id)
-    while not follower.is_over and (event := await next_of(watcher)):
-        if isinstance(event, bytes):
-            yield event
+    async for event in listen(watcher, lambda: follower.is_over):
+        if event is None:
+            yield HEARTBEAT
             continue
         for record in await follower.take(event):
             yield sse("progress", record.progress, record.stream_id)
@@ -171,23 +174,21 @@ async def stream_progress(follower: Follower, watcher: Watcher, after: int | Non
     elif follower.final is not None:
         yield sse("done", {"task_id": follower.task_id, "status": follower.final.status})
     elif watcher.was_reset:
-        yield sse("reset", {"task_id": follower.task_id})
+        yield sse("reset", {"task_ids": [follower.task_id]})
 
 
 async def stream_many(followers: Sequence[Follower], watcher: Watcher, after: int | None) -> AsyncIterator[bytes]:
     """Several tasks' records as `progress`, until all have ended; `error` for one that is not there (any more)."""
     for follower in followers:
         yield _entries(follower, await follower.catch_up(after))
-    running = {follower.task_id: follower for follower in followers if not follower.is_over}
-    while running and (event := await next_of(watcher)):
-        if isinstance(event, bytes):
-            yield event
-        elif event.task_id in running:
-            follower = running[event.task_id]
+    by_id = {follower.task_id: follower for follower in followers}
+    async for event in listen(watcher, lambda: all(follower.is_over for follower in followers)):
+        if event is None:
+            yield HEARTBEAT
+        elif not (follower := by_id[event.task_id]).is_over:
             yield _entries(follower, await follower.take(event))
-            running = {task_id: other for task_id, other in running.items() if not other.is_over}
     if watcher.was_reset:
-        yield sse("reset", {"task_ids": list(running)})
+        yield sse("reset", {"task_ids": list(by_id)})
 
 
 def _entries(follower: Follower, records: Iterable[ProgressRecord]) -> bytes:

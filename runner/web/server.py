@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from runner.events import Events
 from runner.web.door import MAX_HEADER_BYTES
+from runner.web.live import MAX_MESSAGE_BYTES, PING_SECONDS
 from runner.web.protocol import Connection, Patience
 from runner.web.sockets import listen_on_path
 
@@ -52,7 +53,11 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                ws="none",
+                ws="wsproto",
+                ws_max_size=MAX_MESSAGE_BYTES,
+                ws_ping_interval=PING_SECONDS,
+                ws_ping_timeout=PING_SECONDS,
+                ws_per_message_deflate=False,
                 http=cast("type[asyncio.Protocol]", partial(Connection, patience=patience)),
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from runner.events import Event, Events, Kind, Watcher, describe
+from runner.events import Event, Kind, Watcher, describe
 from runner.service import Service
 from runner.task import TERMINAL, Task
 from runner.web.crossing import in_thread
@@ -43,7 +43,16 @@ class StreamEndpoints:
         after = read_place(request)
         task = await in_thread(self._service.get, task_id_of(request), caller_of(request).sees)
         return WatchedStream(
-            self._service.events, {task.id}, lambda watcher: stream_events(self._service, watcher, task.id, after)
+            lambda: self._service.events.subscribe({task.id}),
+            lambda watcher: stream_events(watcher, tell_task(self._service, watcher, task.id, after)),
+        )
+
+    async def all_events(self, request: Request) -> Response:
+        """`GET /events`."""
+        sees = caller_of(request).sees
+        return WatchedStream(
+            lambda: self._service.events.subscribe(None, sees),
+            lambda watcher: stream_events(watcher, tell_all(watcher)),
         )
 
     async def log(self, request: Request) -> Response:
@@ -55,53 +64,75 @@ class StreamEndpoints:
 
 
 class WatchedStream(StreamingResponse):
-    """What `render` makes of the news of some tasks. It watches for exactly as long as it is sent."""
+    """What `render` makes of what a watcher is told. It watches for exactly as long as it is sent."""
 
-    def __init__(
-        self, events: Events, task_ids: Collection[str], render: Callable[[Watcher], AsyncIterator[bytes]]
-    ) -> None:
-        self._events = events
-        self._task_ids = task_ids
+    def __init__(self, subscribe: Callable[[], Watcher], render: Callable[[Watcher], AsyncIterator[bytes]]) -> None:
+        self._subscribe = subscribe
         self._render = render
         super().__init__(iter(()), headers=SSE_HEADERS, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
-        with self._events.subscribe(self._task_ids) as watcher:
+        with self._subscribe() as watcher:
             self.body_iterator = self._render(watcher)
             await super().__call__(scope, receive, send)
 
 
-async def stream_events(service: Service, watcher: Watcher, task_id: str, after: int | None) -> AsyncIterator[bytes]:
+class Told(NamedTuple):
+    """One event as it is sent. `stream_id` None: the log does not keep it."""
+
+    name: str
+    data: dict[str, Any]
+    stream_id: str | None = None
+
+
+async def stream_events(watcher: Watcher, told: AsyncIterator[list[Told]]) -> AsyncIterator[bytes]:
+    """What is told, as server-sent events; a comment where there is nothing, and `reset` where too much was."""
+    async for batch in told:
+        yield b"".join(sse(*one) for one in batch) or HEARTBEAT
+    if watcher.was_reset:
+        yield sse("reset", {"task_ids": sorted(watcher.task_ids or ())})
+
+
+async def tell_task(
+    service: Service, watcher: Watcher, task_id: str, after: int | None, sees: str | None = None
+) -> AsyncIterator[list[Told]]:
     """A task's events from `after` on (None: only new ones), until the task ends, the watcher is reset or the runner
-    hangs up."""
+    hangs up; an empty list where there was nothing for a while. Raises `NotFound` at once."""
     # Watched first, looked at second: what happens in between is then in the queue.
-    task = await in_thread(service.get, task_id)
-    yield sse("status", {"task_id": task.id, "at": task.updated_at, **describe(task)})
+    task = await in_thread(service.get, task_id, sees)
+    yield [Told("status", {"task_id": task.id, "at": task.updated_at, **describe(task)})]
     seen = after or 0
     if after is not None:
         said = await in_thread(service.events.history, task.id, after)
         while batch := await in_thread(_take, said):
             seen = batch[-1].number
-            yield b"".join(map(_rendered, batch))
+            yield [told for event in batch for told in _told(event)]
     if task.is_terminal:
-        yield _done(task.id, task.status)
+        yield [_done(task.id, task.status)]
         return
-    while event := await next_of(watcher):
-        if isinstance(event, bytes):
-            yield event
+    async for event in listen(watcher):
+        if event is None:
+            yield []
         elif not _is_known(event, seen, task.version):
-            yield _rendered(event)
+            yield _told(event)
             if _is_end(event):
                 return
-    if watcher.was_reset:
-        yield sse("reset", {"task_id": task.id})
 
 
-async def next_of(watcher: Watcher) -> Event | bytes | None:
-    """The next event; a comment to send where there is none for long; None when the watcher is closed."""
-    event = await watcher.receive(HEARTBEAT_SECONDS)
-    return event if event is not None or watcher.is_closed else HEARTBEAT
+async def tell_all(watcher: Watcher) -> AsyncIterator[list[Told]]:
+    """The news of all tasks that the watcher is for, from now on."""
+    async for event in listen(watcher):
+        yield [] if event is None else _told(event)
+
+
+async def listen(watcher: Watcher, is_over: Callable[[], bool] = lambda: False) -> AsyncIterator[Event | None]:
+    """What the watcher is told until it is closed, or `is_over`; None where there was nothing for a while."""
+    while not is_over():
+        event = await watcher.receive(HEARTBEAT_SECONDS)
+        if event is None and watcher.is_closed:
+            return
+        yield event
 
 
 async def wait_for_end(service: Service, task_id: str, user_id: str | None, seconds: float) -> Task:
@@ -126,16 +157,16 @@ def _is_end(event: Event) -> bool:
     return event.kind is Kind.REMOVED or (event.kind is Kind.STATUS and event.data["status"] in _TERMINAL_NAMES)
 
 
-def _rendered(event: Event) -> bytes:
+def _told(event: Event) -> list[Told]:
     """One event; the last one of a task is followed by `done`."""
-    shown = sse(event.kind, {"task_id": event.task_id, "at": event.at, **event.data}, event.stream_id)
+    told = Told(event.kind, {"task_id": event.task_id, "at": event.at, **event.data}, event.stream_id)
     if event.kind is Kind.STATUS and _is_end(event):
-        return shown + _done(event.task_id, event.data["status"])
-    return shown
+        return [told, _done(event.task_id, event.data["status"])]
+    return [told]
 
 
-def _done(task_id: str, status: str) -> bytes:
-    return sse("done", {"task_id": task_id, "status": status})
+def _done(task_id: str, status: str) -> Told:
+    return Told("done", {"task_id": task_id, "status": status})
 
 
 def sse(name: str, data: dict[str, Any], stream_id: str | None = None) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from runner.web.problems import STATUS_OF
 from tests.web.conftest import Served, routes_of
@@ -17,6 +17,9 @@ def test_every_route_is_on_the_page(idle: Served) -> None:
     """With each of its methods."""
     served = set()
     for route in routes_of(idle):
+        if isinstance(route, WebSocketRoute):
+            assert f"`{route.path}`" in PAGE
+            continue
         assert isinstance(route, Route)
         path = route.path.replace(":path}", "}")
         served |= {(method, path) for method in route.methods or () if method != "HEAD"}
