@@ -261,10 +261,12 @@ class AuthConfig(Section):
 
 
 class LogConfig(Section):
-    """What the runner says on stderr, and in which shape."""
+    """What the runner says on stderr, and in which shape. `requests`: of which requests it says a line; `failures` are
+    those that were not let in, came too often, or met a defect."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "console"
+    requests: Literal["off", "failures", "all"] = "failures"
 
 
 class DrainConfig(Section):

@@ -75,7 +75,7 @@ def _formatter(config: LogConfig, *, is_terminal: bool) -> logging.Formatter:
         else structlog.dev.ConsoleRenderer(colors=is_terminal, pad_event_to=0)
     )
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=_shared(),
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_shared()],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
 

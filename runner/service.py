@@ -32,6 +32,7 @@ from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
 from runner.intake.schedules import Schedules
+from runner.meters import MeteredFiles, Meters
 from runner.store import Durability, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
 from runner.store.access import check_access
 from runner.store.checkpoint import CheckpointRule
@@ -91,7 +92,9 @@ class Service:
         self.config = config
         self._role = role
         self._clock = clock
-        self.store = Store(config.data_dir, _store_options(config, role), self)
+        self.meters = Meters()
+        files = MeteredFiles(self.meters.sync_seconds.observe)
+        self.store = Store(config.data_dir, _store_options(config, role), self, files)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
         self.events = Events(Path(self.store.layout.logs))
         self._owner = Owner(self.store.files, self.store.layout)
@@ -339,6 +342,7 @@ class Service:
         # Watchers are told before attempts are launched, so that they see `processing` before what the handler says.
         self.events.publish_transitions(transitions)
         self.dispatcher.on_commit(transitions)
+        self.meters.hear(transitions)
         self._retries.note(transitions)
         if self._hears_intake:
             self.inbox.hear(transitions)

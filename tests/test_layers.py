@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "units", "settings", "config", "logs", "ffmpeg", "strictjson", "task"},
     {"store", "handlers", "context", "events"},
     {"intake", "dispatch", "execute"},
-    {"why"},
+    {"meters", "why"},
     {"service"},
     {"client", "web", "rpc", "dialects"},
     {"cli", "__main__"},

@@ -93,6 +93,10 @@ class Index:
         """How many tasks there are by queue, type and status."""
         return self._select("SELECT queue, type, status, COUNT(*) FROM tasks GROUP BY 1, 2, 3")
 
+    def oldest_pending(self) -> list[tuple[str, int]]:
+        """For each queue with pending tasks, when the oldest of them was created, in microseconds since 1970."""
+        return self._select("SELECT queue, MIN(created_us) FROM tasks WHERE status = 'pending' GROUP BY 1")
+
     def find_key(self, user_id: str, key: str) -> str | None:
         """The id of the newest task that holds a unique key."""
         sql = "SELECT id FROM tasks WHERE user_id = ? AND unique_key = ? ORDER BY created_us DESC, row DESC LIMIT 1"

@@ -19,12 +19,14 @@ from runner.config import Config
 from runner.errors import RunnerError
 from runner.service import Service
 from runner.web import problems
+from runner.web.access import AccessLog
 from runner.web.auth import make_auth
 from runner.web.bulk import BulkEndpoints
 from runner.web.door import Door, allowed_hosts, caller_of
 from runner.web.incoming import UploadSpace
 from runner.web.limits import StreamLimit, Throttle
 from runner.web.live import LiveEndpoint
+from runner.web.metrics import MetricsEndpoint, RequestCounts
 from runner.web.progress_streams import ProgressEndpoints
 from runner.web.streams import StreamEndpoints
 from runner.web.submissions import Roots, SubmissionReader
@@ -46,13 +48,15 @@ def create_app(service: Service, config: Config) -> ASGIApp:
     http, exempt = config.http, frozenset(config.limits.exempt_users)
     throttle = Throttle(http.rate_per_address, http.rate_per_user, exempt)
     # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
-    door = Door(create_api(service, config, users, tokens), allowed_hosts(http), auth, throttle)
+    counts = RequestCounts()
+    api = create_api(service, config, users, tokens, counts)
+    door = Door(api, allowed_hosts(http), auth, throttle, AccessLog(config.log.requests, counts.count))
     if not http.trusted_proxies:
         return door
     return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", door), trusted_hosts=list(http.trusted_proxies)))
 
 
-def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -> Starlette:
+def create_api(service: Service, config: Config, users: Users, tokens: Tokens, counts: RequestCounts) -> Starlette:
     """The same without its door: the routes and the errors."""
     http, data = config.http, Path(config.data_dir)
     space = UploadSpace(data / "tmp", http.max_upload_bytes, lambda: service.store.space.shortage)
@@ -70,6 +74,7 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens) -
             *_progress_routes(progress),
             *_user_routes(users, tokens),
             *_system_routes(system),
+            _route("/metrics", GET=MetricsEndpoint(service, counts).metrics),
             WebSocketRoute("/ws", LiveEndpoint(service).connect),
         ],
         exception_handlers={

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
@@ -111,30 +112,48 @@ class Turnstile(Protocol):
         """When they are known."""
 
 
+class Register(Protocol):
+    """Who is told of each request that is over."""
+
+    def note(self, scope: Scope, status: int | None, seconds: float) -> None:
+        """`status` None: it was not answered."""
+
+
 class Door:
     """ASGI middleware: lets a request in with its `Caller` and request id in the scope, or answers it."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], auth: Auth, turnstile: Turnstile) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: frozenset[str], auth: Auth, turnstile: Turnstile, register: Register
+    ) -> None:
         self._app = app
         self._hosts = hosts
         self._auth = auth
         self._turnstile = turnstile
+        self._register = register
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or passes it on."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        scope["request_id"] = request_id = _request_id(headers)
+        headers, answered = Headers(scope=scope), _Answered(send)
+        scope["request_id"] = answered.request_id = _request_id(headers)
+        began = time.perf_counter()
+        try:
+            await self._pass(scope, headers, receive, answered)
+        finally:
+            self._register.note(scope, answered.status, time.perf_counter() - began)
+
+    async def _pass(self, scope: Scope, headers: Headers, receive: Receive, answered: _Answered) -> None:
         try:
             admitted = await self._admit(scope, headers)
         except HttpProblem as problem:
-            await _refuse(problem, scope, receive, _signed(send, request_id))
+            await _refuse(problem, scope, receive, answered.send)
             return
+        answered.set_cookie = admitted.set_cookie
         scope["caller"] = admitted.caller
         drop_bad_range(scope, headers)
-        await self._app(scope, receive, _signed(send, request_id, admitted.set_cookie))
+        await self._app(scope, receive, answered.send)
 
     async def _admit(self, scope: Scope, headers: Headers) -> Admitted:
         if is_socket(scope):
@@ -240,15 +259,27 @@ async def _refuse(problem: HttpProblem, scope: Scope, receive: Receive, send: Se
     await refusal(scope, receive, send)
 
 
-def _signed(send: Send, request_id: str, set_cookie: str | None = None) -> Send:
-    async def signed(message: Message) -> None:
+class _Answered:
+    """The way out: what every answer says is added on it, and its status is remembered."""
+
+    __slots__ = ("_send", "request_id", "set_cookie", "status")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.request_id = ""
+        self.set_cookie: str | None = None
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        """Passes it on."""
         if message["type"] == "http.response.start":
+            self.status = message["status"]
             headers = message.setdefault("headers", [])
             said = {name for name, _ in headers}
-            headers.append((b"x-request-id", request_id.encode()))
+            headers.append((b"x-request-id", self.request_id.encode()))
             headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
-            if set_cookie is not None:
-                headers.append((b"set-cookie", set_cookie.encode()))
-        await send(message)
-
-    return signed
+            if self.set_cookie is not None:
+                headers.append((b"set-cookie", self.set_cookie.encode()))
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        await self._send(message)

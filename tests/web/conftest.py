@@ -16,6 +16,7 @@ from starlette.routing import Route
 from runner.config import Config
 from runner.service import Service
 from runner.web.app import create_api, create_app
+from runner.web.metrics import RequestCounts
 from runner.web.protocol import Patience
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
@@ -99,7 +100,7 @@ def routes_of(served: Served) -> list[Route]:
     """Every route of the API."""
     service = served.service
     tokens = Tokens(service.store.files, str(served.data / "tokens.json"))
-    routes = create_api(service, service.config, Users(service.store), tokens).routes
+    routes = create_api(service, service.config, Users(service.store), tokens, RequestCounts()).routes
     return [route for route in routes if isinstance(route, Route)]
 
 
