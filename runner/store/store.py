@@ -129,7 +129,9 @@ class Store:
 
     def close(self) -> None:
         """Commits and writes all that was submitted, makes a last checkpoint, and lets go of the files. What the disk
-        refuses stays in the journal."""
+        refuses stays in the journal. Idempotent."""
+        if not self._threads:
+            return
         self.checkpointer.stop()
         self._join("checkpointer")
         try:
@@ -140,6 +142,7 @@ class Store:
         self._join("committer", "syncer")
         self.writer.stop()
         self._join("writer")
+        self._threads.clear()
         self._let_go()
 
     # Changes
