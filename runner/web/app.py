@@ -27,6 +27,7 @@ from runner.web.incoming import UploadSpace
 from runner.web.limits import StreamLimit, Throttle
 from runner.web.live import LiveEndpoint
 from runner.web.metrics import MetricsEndpoint, RequestCounts
+from runner.web.openapi import OpenApiEndpoints
 from runner.web.progress_streams import ProgressEndpoints
 from runner.web.streams import StreamEndpoints
 from runner.web.submissions import Roots, SubmissionReader
@@ -75,6 +76,7 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens, c
             *_user_routes(users, tokens),
             *_system_routes(system),
             _route("/metrics", GET=MetricsEndpoint(service, counts).metrics),
+            *_description_routes(OpenApiEndpoints(service.handlers)),
             WebSocketRoute("/ws", LiveEndpoint(service).connect),
         ],
         exception_handlers={
@@ -148,6 +150,10 @@ def _system_routes(system: SystemEndpoints) -> list[BaseRoute]:
         _route("/ready", GET=system.ready),
         _route("/live", GET=system.live),
     ]
+
+
+def _description_routes(description: OpenApiEndpoints) -> list[BaseRoute]:
+    return [_route("/openapi.json", GET=description.document), _route("/docs", GET=description.page)]
 
 
 def _route(path: str, **endpoints: Endpoint) -> Route:
