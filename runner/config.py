@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
@@ -56,7 +57,14 @@ def _check_path(path: Path) -> Path:
     return path
 
 
+def _check_user_id(user_id: str) -> str:
+    if not re.fullmatch("[0-9a-z][0-9a-z_-]{0,63}", user_id):
+        raise ValueError(f"must be a name of a-z, 0-9, - and _, not {user_id!r}")
+    return user_id
+
+
 Cron = Annotated[str, AfterValidator(_check_cron)]
+UserId = Annotated[str, AfterValidator(_check_user_id)]
 TimeZone = Annotated[str, AfterValidator(_check_timezone)]
 Folder = Annotated[Path, AfterValidator(_check_path)]
 
@@ -131,6 +139,24 @@ Queues = Annotated[Mapping[str, QueueConfig], AfterValidator(_with_standard_queu
 """Queues by name. The standard ones are always there; what is given changes their weights, or adds more."""
 
 
+class InboxFolderConfig(Section):
+    """A further folder whose files are tasks of one handler and user; `payload` is laid under what a sidecar says.
+
+    `after`: the file becomes the task's (`move`), is removed once that has completed (`delete`), or stays (`keep`), and
+    then what was taken is remembered: by path, size, time and inode, or by `content` too. `settle_seconds`: files are
+    ready when they did not change for so long; None: as soon as nobody writes them.
+    """
+
+    path: Folder
+    handler: str
+    user_id: UserId = "local"
+    payload: Mapping[str, Any] = Field(default_factory=dict)
+    after: Literal["move", "keep", "delete"] = "move"
+    remember: Literal["stat", "content"] = "stat"
+    settle_seconds: Length | None = None
+    recursive: bool = True
+
+
 class InboxConfig(Section):
     """How dropped files are noticed and taken. `claim_ahead`: how many may wait as tasks before the rest stay files."""
 
@@ -143,6 +169,7 @@ class InboxConfig(Section):
     dedupe: Literal["off", "content"] = "off"
     force_polling: bool | Literal["auto"] = "auto"
     ignore: tuple[str, ...] = ()
+    folders: tuple[InboxFolderConfig, ...] = ()
 
 
 class OutboxConfig(Section):
@@ -310,7 +337,7 @@ class Config(Section):
         settings = read_file(file) if file else Settings()
         read_environment(settings, environ)
         read_options(settings, overrides or {})
-        return _located(_checked(settings, file), settings, file)
+        return _check_watched(_located(_checked(settings, file), settings, file))
 
 
 def _checked(settings: Settings, file: Path | None) -> Config:
@@ -334,11 +361,21 @@ def _contradictions(config: Config) -> Iterator[tuple[KeyPath, str]]:
             f"{config.http.host!r} can be reached from other machines, and auth.mode local trusts whoever reaches it; "
             "set auth.mode to cookie or token, or http.host to 127.0.0.1",
         )
+    yield from _nested(config.inbox.folders)
     wanted = [(("schedules", name, "queue"), schedule.queue) for name, schedule in config.schedules.items()]
     wanted += [(("handlers", name, "queue"), handler.queue) for name, handler in config.handlers.items()]
     for path, queue in wanted:
         if queue is not None and queue not in config.queues:
             yield path, f"must be one of queues ({', '.join(config.queues)}), not {queue!r}"
+
+
+def _nested(folders: tuple[InboxFolderConfig, ...]) -> Iterator[tuple[KeyPath, str]]:
+    """A file may lie in one watched folder only."""
+    paths = [Path(os.path.normpath(folder.path)) for folder in folders]
+    for number, path in enumerate(paths):
+        for other in paths[:number]:
+            if path.is_relative_to(other) or other.is_relative_to(path):
+                yield ("inbox", "folders", str(number), "path"), f"{str(path)!r} and {str(other)!r} lie in each other"
 
 
 def _is_loopback(host: str) -> bool:
@@ -419,14 +456,36 @@ def _located(config: Config, settings: Settings, file: Path | None) -> Config:
         typed = settings.origin((name,)) in (variable_name((name,)), option_name((name,)))
         home = file.parent if file and not typed else Path()
         folders[name] = (home / getattr(config, name).expanduser()).absolute()
-    return config.model_copy(update=folders)
+    typed = settings.origin(("inbox", "folders")) == variable_name(("inbox", "folders"))
+    watched = _watched(config, file.parent if file and not typed else Path())
+    return config.model_copy(update={**folders, "inbox": config.inbox.model_copy(update={"folders": watched})})
+
+
+def _watched(config: Config, home: Path) -> tuple[InboxFolderConfig, ...]:
+    paths = (Path(os.path.normpath((home / folder.path.expanduser()).absolute())) for folder in config.inbox.folders)
+    return tuple(
+        folder.model_copy(update={"path": path}) for folder, path in zip(config.inbox.folders, paths, strict=True)
+    )
+
+
+def _check_watched(config: Config) -> Config:
+    """Nobody's own files become tasks. Raises `ConfigError`."""
+    problems = tuple(
+        f"inbox.folders.{number}.path: {str(folder.path)!r} and data_dir lie in each other; what the runner keeps "
+        "there would be taken"
+        for number, folder in enumerate(config.inbox.folders)
+        if folder.path.is_relative_to(config.data_dir) or config.data_dir.is_relative_to(folder.path)
+    )
+    if problems:
+        raise ConfigError("the configuration cannot be used:", problems)
+    return config
 
 
 def _kind(path: KeyPath) -> Any:
     """The annotation of the setting at `path`."""
     kind: Any = Config
     for key in path:
-        kind = _fields(kind).get(key) or get_args(kind)[-1]
+        kind = _fields(kind).get(key) or get_args(kind)[0 if get_origin(kind) is tuple else -1]
     return kind
 
 
@@ -435,7 +494,7 @@ def _fields(kind: Any) -> dict[str, Any]:
     section = next(
         (part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, Section)), None
     )
-    if section is None or get_origin(kind) is Mapping:
+    if section is None or get_origin(kind) in (Mapping, tuple):
         return {}
     return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
 

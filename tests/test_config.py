@@ -339,3 +339,38 @@ def test_words_that_old_yaml_takes_for_other_things_stay_words(file: Path) -> No
     assert load(file, text).handlers["x"].config == {
         "a": "off", "b": "no", "c": "2026-01-01", "d": "1:30", "e": 1000, "f": 1000.0, "g": 10.0, "h": None, "i": ".5",
     }  # fmt: skip
+
+
+def test_a_watched_folder_is_beside_the_file_that_names_it(file: Path) -> None:
+    """As every folder; what is not said has its default."""
+    config = load(file, "inbox: {folders: [{path: scans/../in, handler: ocr, after: keep}]}")
+    (folder,) = config.inbox.folders
+    assert (folder.path, folder.user_id, folder.after) == (file.parent / "in", "local", "keep")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("inbox: {folders: [{path: in}]}", "config.yaml:1: inbox.folders.0.handler: is missing"),
+        (
+            "inbox: {folders: [{path: in, handler: a, handlr: b}]}",
+            "config.yaml:1: inbox.folders.0.handlr: unknown; did you mean inbox.folders.0.handler?",
+        ),
+        (
+            "inbox: {folders: [{path: in, handler: a}, {path: in/b, handler: b}]}",
+            "config.yaml:1: inbox.folders.1.path: 'in/b' and 'in' lie in each other",
+        ),
+        (
+            "inbox: {folders: [{path: data/tasks, handler: a}]}",
+            "inbox.folders.0.path: 'data/tasks' and data_dir lie in each other; ",
+        ),
+        (
+            "inbox: {folders: [{path: in, handler: a, user_id: ../b}]}",
+            "config.yaml:1: inbox.folders.0.user_id: must be a name of a-z, 0-9",
+        ),
+    ],
+)
+def test_a_watched_folder_that_cannot_be_is_refused(file: Path, text: str, says: str) -> None:
+    """With its line and what is wrong."""
+    (problem,) = problems(file, text)
+    assert problem.startswith(says)

@@ -80,6 +80,8 @@ class Claims:
         path = self._relative(ready.folder.absolute(ready.name))
         seen = ready.seen
         is_plain = path.isascii()
+        # What stays must not be named: whoever takes the file, or does so again after a crash, removes what is.
+        sidecar = None if ready.folder.is_kept else ready.sidecar
         return Drop(
             path=path if is_plain else text_of(path),
             raw=None if is_plain else raw_of(path),
@@ -88,7 +90,7 @@ class Claims:
             inode=seen.inode,
             size=seen.size,
             mtime_ns=seen.mtime_ns,
-            sidecar=text_of(self._relative(ready.folder.absolute(ready.sidecar))) if ready.sidecar else None,
+            sidecar=text_of(self._relative(ready.folder.absolute(sidecar))) if sidecar else None,
             outbox=outbox,
         )
 

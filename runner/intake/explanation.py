@@ -89,6 +89,13 @@ def _explain_file(place: Place, path: str, known: Knowledge, now: float) -> Expl
     hold = known.holds.find(path)
     if hold is not None and hold.why is not Why.PARTNER:
         return _explain_hold(hold, now)
+    if place.folder is not None and place.folder.is_kept and (kept := _explain_kept(place.folder, place.name, known)):
+        return kept
+    return _explain_waiting(place, hold, known, now)
+
+
+def _explain_waiting(place: Place, hold: Hold | None, known: Knowledge, now: float) -> Explanation:
+    """A file that is in the way of nobody, or the sidecar of one."""
     lane = known.lanes.find(place.folder) if place.folder else None
     if known.taking.pause is not None:
         pause = known.taking.pause
@@ -102,6 +109,18 @@ def _explain_file(place: Place, path: str, known: Knowledge, now: float) -> Expl
         return _explain_turn(place.name, lane, known)
     seconds = max(known.rounds.next_due() - now, 0.0)
     return Explanation("unseen", f"it has not been noticed yet; the next scan is in {format_duration(seconds)}")
+
+
+def _explain_kept(folder: Folder, name: str, known: Knowledge) -> Explanation | None:
+    """Of a file that stays where it is: what became of it, unless it has changed since."""
+    seen = known.taking.keeping.seen
+    memory = seen.find(folder, name)
+    if memory is None or not seen.is_unchanged(folder, name):
+        return None
+    if memory.task_id:
+        text = f"it was taken as task {memory.task_id}, and stays here; it is taken again when it changes"
+        return Explanation("taken", text, {"task_id": memory.task_id})
+    return Explanation("rejected", f"it was not taken, and is tried again when it changes: {memory.reason}")
 
 
 def _explain_hold(hold: Hold, now: float) -> Explanation:

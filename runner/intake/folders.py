@@ -16,10 +16,27 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from runner.config import InboxFolderConfig
 from runner.intake.admission import NAME
 from runner.intake.names import ERROR_FOLDER, Ignored
 
 LOCAL_USER: Final = "local"
+
+
+class After(StrEnum):
+    """What becomes of a file when it is taken. `MOVE`: it is the task's. `DELETE`: likewise, and it is removed when
+    the task has completed. `KEEP`: it stays where it is; the task gets a copy."""
+
+    MOVE = "move"
+    KEEP = "keep"
+    DELETE = "delete"
+
+
+class Remember(StrEnum):
+    """How a kept file is known again. `STAT`: by size, time and inode. `CONTENT`: by its bytes, where those differ."""
+
+    STAT = "stat"
+    CONTENT = "content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,13 @@ class Folder:
     settle_seconds: float | None = None
     recursive: bool = True
     documents: bool = False
+    after: After = After.MOVE
+    remember: Remember = Remember.STAT
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its files stay, so that nothing in it is ever changed."""
+        return self.after is After.KEEP
 
     @property
     def error_path(self) -> str:
@@ -91,14 +115,21 @@ class Folders:
     def locate(self, path: str) -> Place:
         """What `path`, absolute and without `..`, stands for. A file and a directory are told apart by the disk, so
         whatever may be taken is a `FILE` here."""
-        for folder in self.further:
-            if path.startswith(folder.path) and path[len(folder.path) : len(folder.path) + 1] in ("/", ""):
-                return self._below(folder, path[len(folder.path) + 1 :])
+        folder = self.find_further(path)
+        if folder is not None:
+            return self._below(folder, path[len(folder.path) + 1 :])
         if path == self.root:
             return Place(Standing.FOLDER, self.of_documents())
         if not path.startswith(f"{self.root}/"):
             return Place(Standing.OUTSIDE)
         return self._in_inbox(path[len(self.root) + 1 :])
+
+    def find_further(self, path: str) -> Folder | None:
+        """The folder of the configuration that a path is in, or None."""
+        for folder in self.further:
+            if path.startswith(folder.path) and path[len(folder.path) : len(folder.path) + 1] in ("/", ""):
+                return folder
+        return None
 
     def sort(self, paths: Iterable[str]) -> Iterator[tuple[Folder, list[str]]]:
         """The folders that paths are in, each with the names of those that may be taken or asked about. What `locate`
@@ -166,3 +197,17 @@ class Folders:
             folder = Folder(path, handler, user_id, documents=not handler, recursive=bool(handler))
             self._by_path[path] = folder
         return folder
+
+
+def configured_folder(config: InboxFolderConfig) -> Folder:
+    """A folder of the configuration."""
+    return Folder(
+        str(config.path),
+        config.handler,
+        config.user_id,
+        config.payload,
+        config.settle_seconds,
+        config.recursive,
+        after=After(config.after),
+        remember=Remember(config.remember),
+    )

@@ -13,25 +13,28 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from runner.config import InboxConfig
+from runner.errors import RunnerError
 from runner.handlers import Handlers
+from runner.intake.admission import Origin, Submission
 from runner.intake.explanation import Explanation, Knowledge, explain, report
 from runner.intake.folders import Folder, Folders
 from runner.intake.holds import Holds
 from runner.intake.inspection import Inspector
+from runner.intake.keeping import Keeping
 from runner.intake.lanes import Lanes
 from runner.intake.mounts import Mounts
 from runner.intake.outbox import Outbox
 from runner.intake.rounds import SOON_SECONDS, Rounds
-from runner.intake.taking import MAX_BATCH, Summary, Take, Taking
+from runner.intake.taking import MAX_BATCH, Summary, Taking
 from runner.intake.watcher import Watcher
 from runner.store import Store, Transition
-from runner.task import Source, Status
+from runner.task import Source, Status, Task
 
 MANY_HINTS: Final = 2048
 """After more hints than this at once the kernel's queue may have overflowed: everything is scanned when they stop."""
@@ -51,8 +54,18 @@ class Notice:
     stop: bool = False
 
 
+class Takes(Protocol):
+    """Where files are handed in: many that move, each on its own, and one that was copied."""
+
+    def take(self, pairs: Sequence[tuple[Submission, Origin]]) -> Sequence[Task | RunnerError]:
+        """See `taking.Take`."""
+
+    def submit(self, submission: Submission, origin: Origin) -> Task:
+        """See `keeping.Submit`."""
+
+
 class Inbox:
-    """Feeds `take` with dropped files. `prepare`, `start` and `close` are called once, the others from any thread.
+    """Feeds `door` with dropped files. `prepare`, `start` and `close` are called once, the others from any thread.
 
     `failed` is called on the inbox's thread if its loop ends by an error: nothing is noticed any more.
     """
@@ -64,7 +77,7 @@ class Inbox:
         handlers: Handlers,
         folders: Folders,
         outbox: Outbox,
-        take: Take,
+        door: Takes,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._claim_ahead = config.claim_ahead
@@ -74,9 +87,12 @@ class Inbox:
         self.folders = folders
         self.lanes = Lanes()
         self.holds = Holds()
-        self.rounds = Rounds(folders, self.lanes, self.holds, Mounts(), config.rescan_seconds, config.force_polling)
+        keeping = Keeping(store, door.submit)
+        self.rounds = Rounds(
+            folders, self.lanes, self.holds, Mounts(), config.rescan_seconds, config.force_polling, keeping.seen
+        )
         inspector = Inspector(self.rounds.mounts, self.holds, config.settle_seconds, unfinished=self.rounds.unfinished)
-        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, take)
+        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, door.take, keeping)
         self.watcher = None if config.force_polling is True else self._make_watcher(config)
         self._notices: SimpleQueue[Notice] = SimpleQueue()
         self._thread = threading.Thread(target=self._run_guarded, name="inbox", daemon=True)

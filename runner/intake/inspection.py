@@ -104,7 +104,7 @@ class Inspector:
         self, fd: int, folder: Folder, names: list[str], now: float
     ) -> Iterator[tuple[str, Finding]]:
         try:
-            fixed = _why_fixed(fd)
+            fixed = None if folder.is_kept else _why_fixed(fd)
             for name in names:
                 yield name, fixed or self._inspect_file(fd, folder, name, now)
         finally:

@@ -23,7 +23,7 @@ from pydantic_core import to_json
 from runner.config import OutboxConfig
 from runner.errors import Degraded
 from runner.intake.entries import Entries, Mark, number_entry
-from runner.intake.folders import LOCAL_USER, Folder, Folders
+from runner.intake.folders import LOCAL_USER, After, Folder, Folders
 from runner.intake.names import is_plain, path_of, text_of, with_suffix
 from runner.intake.rejects import Reject, Rejects, problems_of_task
 from runner.store import Layout, Store, TaskQuery, Transition
@@ -284,6 +284,8 @@ class Outbox:
                 self._give_back(task)
             if self._enabled and entry is not None:
                 self._entries.publish(task, entry)
+            if task.status is Status.COMPLETED and task.drop:
+                self._dispose(task, task.drop)
         # Around one dropped file: its folder may be full, read-only or gone, and the others must not wait for it.
         except OSError as error:
             self._note_failure(task, error)
@@ -338,11 +340,17 @@ class Outbox:
         else:
             self.failure = None
 
+    def _dispose(self, task: Task, drop: Drop) -> None:
+        """What a completed task was made from goes, where its folder is to be so."""
+        folder = self._folders.find_further(self._layout.absolute(path_of(drop.path, drop.raw)))
+        if folder is not None and folder.after is After.DELETE:
+            self._store.files.remove_tree(self._layout.upload(task.user_id, task.id))
+
     def _give_back(self, task: Task) -> None:
         """What a failed task was made from lies in the error folder too."""
         drop = task.drop
         place = self._folders.locate(self._layout.absolute(path_of(drop.path, drop.raw))) if drop else None
-        if drop is None or place is None or place.folder is None or task.error is None:
+        if drop is None or place is None or place.folder is None or place.folder.is_kept or task.error is None:
             return
         reject = Reject(place.folder, place.name, task.error.code, problems_of_task(task), task.id)
         if place.folder.documents:

@@ -14,6 +14,7 @@ from runner.intake.lanes import Lanes
 from runner.intake.mounts import Mounts
 from runner.intake.readiness import Trust
 from runner.intake.scan import Listing, find_folders, list_folder
+from runner.intake.seen import Seen
 
 POLL_SECONDS: Final = 1.0
 """How often folders without trusted events are scanned, and all of them while no watcher stands."""
@@ -47,6 +48,7 @@ class Rounds:
     mounts: Mounts
     rescan_seconds: float
     force_polling: Polling = "auto"
+    seen: Seen | None = None
     unfinished: dict[str, set[int]] = field(default_factory=dict)
     counts: dict[str, FolderCount] = field(default_factory=dict)
     is_watching: bool = False
@@ -143,6 +145,8 @@ class Rounds:
             self._unfinished_before.setdefault(folder.path, set()).update(listing.unfinished)
         paths = map(listing.name_of, listing.names)
         new = [name for name in paths if folder.absolute(name) not in self.holds]
+        if folder.is_kept and self.seen is not None:
+            new = [name for name in new if not self.seen.is_unchanged(folder, name)]
         if count is not None:
             count.files += len(listing.names) + listing.beyond
             count.ignored += len(listing.ignored)

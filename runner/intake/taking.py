@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -22,6 +22,7 @@ from runner.intake.claims import Claims
 from runner.intake.folders import Folder
 from runner.intake.holds import Hold, Why, next_look
 from runner.intake.inspection import Finding, Gone, Held, Inner, Inspector, Ready, Refusal
+from runner.intake.keeping import Keeping
 from runner.intake.lanes import Lanes
 from runner.intake.names import is_utf8, shown
 from runner.intake.outbox import Outbox
@@ -84,6 +85,7 @@ class Taking:
         inspector: Inspector,
         outbox: Outbox,
         take: Take,
+        keeping: Keeping,
     ) -> None:
         self._files = store.files
         self._handlers = handlers
@@ -94,6 +96,7 @@ class Taking:
         self._rejects = Rejects(store.files, f"{store.layout.tmp}/.inbox-reason")
         self._outbox = outbox
         self._take = take
+        self.keeping = keeping
         self.pause: Pause | None = None
         self.taken: OrderedDict[str, str] = OrderedDict()
         self.new_directories: list[tuple[Folder, str]] = []
@@ -128,10 +131,23 @@ class Taking:
         ready = []
         for name, finding in self._inspector.inspect(folder, names, now):
             if isinstance(finding, Ready):
-                ready.append(finding)
+                if not self._was_taken(finding):
+                    ready.append(finding)
             else:
                 self._settle(folder, name, finding, now, summary)
         return ready
+
+    def _was_taken(self, file: Ready) -> bool:
+        """Whether it is a file that stays, and was taken already."""
+        if not file.folder.is_kept:
+            return False
+        try:
+            known = self.keeping.seen.knows(file.folder, file.name, file.seen)
+        except OSError:
+            return True  # gone or away since it was looked at; the next scan sees it again
+        if known:
+            self._holds.release(file.folder.absolute(file.name))
+        return known
 
     def _settle(self, folder: Folder, name: str, finding: Finding, now: float, summary: Summary) -> None:
         """What becomes of a file that is not to be handed in."""
@@ -162,19 +178,30 @@ class Taking:
         claims = [claim for file in ready if (claim := self._claim(file, now, summary)) is not None]
         if not claims:
             return
-        if len(claims) >= MANY:
-            self._outbox.make_way()
-        answers = self._take([claim.drop for claim in claims])
-        if len(claims) >= MANY:
-            self._outbox.make_way()
         self.pause = None
-        for claim, answer in zip(claims, answers, strict=True):
+        for claim, answer in self._answers(claims):
             if isinstance(answer, Task):
                 self._note_taken(claim, answer, now, summary)
+            elif isinstance(answer, Held):
+                self._outbox.release(claim.entry)
+                self._hold(claim.file.folder, claim.file.name, answer, now, summary)
             else:
                 self._outbox.release(claim.entry)
                 self._note_refused(claim.file, answer, now, summary)
         self._forget_reasons()
+
+    def _answers(self, claims: Sequence[Claim]) -> Iterator[tuple[Claim, Task | RunnerError | Held]]:
+        """All that move become tasks in one commit; each that stays, when it has been copied."""
+        moving = [claim for claim in claims if not claim.file.folder.is_kept]
+        if len(moving) >= MANY:
+            self._outbox.make_way()
+        answers = self._take([claim.drop for claim in moving]) if moving else ()
+        if len(moving) >= MANY:
+            self._outbox.make_way()
+        yield from zip(moving, answers, strict=True)
+        for claim in claims:
+            if claim.file.folder.is_kept:
+                yield claim, self.keeping.take(claim.file, *claim.drop)
 
     def _forget_reasons(self) -> None:
         """Of files that were in the error folder before; a look for each folder, not for each file."""
@@ -202,9 +229,14 @@ class Taking:
         file = claim.file
         path = file.folder.absolute(file.name)
         self._holds.release(path)
+        self._lanes.clear(file.folder)
+        if file.folder.is_kept:
+            if task.drop is None or task.drop.outbox != claim.entry:
+                self._outbox.release(claim.entry)  # it was taken before a crash
+            summary.taken += 1
+            return
         if file.sidecar is not None:
             self._forget_sidecar(file.folder.absolute(file.sidecar))
-        self._lanes.clear(file.folder)
         if task.status is Status.FAILED:
             self._note_not_taken(file, task, now, summary)
             return
@@ -251,8 +283,7 @@ class Taking:
             reason = f"its parameters do not suffice, and no {shown(sidecar_of(file.name))} is there: {error}"
             self._hold(file.folder, file.name, Held(Why.PARAMETERS, reason), now, summary)
         else:
-            problems = problems_of(error)
-            self._reject(Reject(file.folder, file.name, error.code, problems), file.sidecar, now, summary)
+            self._refuse(file, Reject(file.folder, file.name, error.code, problems_of(error)), now, summary)
 
     def _is_circumstance(self, file: Ready, error: RunnerError, now: float) -> bool:
         """Whether the file is not at fault; then its folder, or everything, waits."""
@@ -274,7 +305,21 @@ class Taking:
         hold = self._holds.find(file.folder.absolute(file.name))
         return hold is None or now - hold.first_seen < SIDECAR_GRACE_SECONDS
 
+    def _refuse(self, file: Ready, reject: Reject, now: float, summary: Summary) -> None:
+        if not file.folder.is_kept:
+            self._reject(reject, file.sidecar, now, summary)
+            return
+        reason = "; ".join(reject.problems)
+        self.keeping.refuse(file, reason)
+        self._holds.release(file.folder.absolute(file.name))
+        summary.refused += 1
+        _log.info("%s was not taken: %s", file.folder.absolute(file.name), reason)
+
     def _reject(self, reject: Reject, sidecar: str | None, now: float, summary: Summary) -> None:
+        if reject.folder.is_kept:
+            reason = f"it is refused: {'; '.join(reject.problems)}"
+            self._hold(reject.folder, reject.name, Held(Why.FIXED, reason), now, summary)
+            return
         try:
             self._rejects.move(reject, datetime.now(UTC), sidecar)
         except FileNotFoundError:

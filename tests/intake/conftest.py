@@ -87,7 +87,7 @@ class Site:
         admission = Admission(self.handlers, self.config.limits, self.config.queues, self.store.layout, self.gate)
         self.door = Door(self.store, admission, self.gate, lambda: datetime.now(UTC))
         self.inbox = Inbox(
-            self.config.inbox, self.store, self.handlers, folders, self.outbox, self._take, self.failures.append
+            self.config.inbox, self.store, self.handlers, folders, self.outbox, self, self.failures.append
         )
         recovered = self.store.open()
         self.door.take_again(recovered.live)
@@ -108,9 +108,14 @@ class Site:
         self.heard.extend(transitions)
         self.inbox.hear(transitions)
 
-    def _take(self, pairs: Sequence[tuple[Submission, Origin]]) -> Sequence[Task | RunnerError]:
+    def take(self, pairs: Sequence[tuple[Submission, Origin]]) -> Sequence[Task | RunnerError]:
+        """See `inbox.Takes`; batches are counted."""
         self.batches.append(len(pairs))
         return self.door.take(pairs)
+
+    def submit(self, submission: Submission, origin: Origin) -> Task:
+        """See `inbox.Takes`."""
+        return self.door.submit(submission, origin)
 
     def drop(self, name: str, content: bytes | str = b"content") -> Path:
         """Puts a whole file into the inbox, as a rename would."""
