@@ -98,6 +98,7 @@ class HttpConfig(Section):
     streams_per_user: Count | None = 20
     trusted_proxies: tuple[str, ...] = ()
     max_upload_bytes: Size = 16 * 1024**3
+    upload_expires: Length = 86400.0
     allowed_roots: tuple[Folder, ...] = ()
 
 

@@ -34,6 +34,7 @@ from runner.web.submissions import Roots, SubmissionReader
 from runner.web.system import SystemEndpoints
 from runner.web.tasks import TaskEndpoints
 from runner.web.tokens import TokenEndpoints, Tokens
+from runner.web.uploads import UploadEndpoints, UploadFiles
 from runner.web.users import UserEndpoints, Users
 
 PREFIX: Final = "/api/v1"
@@ -64,6 +65,7 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens, c
     space.clean_up()
     reader = SubmissionReader(Roots.resolved(http.allowed_roots, data))
     tasks = TaskEndpoints(service, reader, space, http.max_body_bytes)
+    uploads = UploadEndpoints(service, space, UploadFiles(data / "tmp", http.upload_expires))
     bulk = BulkEndpoints(service, http.max_body_bytes)
     streams = StreamEndpoints(service)
     progress = ProgressEndpoints(service)
@@ -72,6 +74,7 @@ def create_api(service: Service, config: Config, users: Users, tokens: Tokens, c
         routes=[
             *_task_routes(tasks, streams),
             *_bulk_routes(bulk),
+            *_upload_routes(uploads),
             *_progress_routes(progress),
             *_user_routes(users, tokens),
             *_system_routes(system),
@@ -128,6 +131,14 @@ def _bulk_routes(bulk: BulkEndpoints) -> list[BaseRoute]:
     ]
 
 
+def _upload_routes(uploads: UploadEndpoints) -> list[BaseRoute]:
+    one = f"{PREFIX}/uploads/{{id}}"
+    return [
+        _route(f"{PREFIX}/tasks/{{id}}/uploads", POST=uploads.create, OPTIONS=uploads.options),
+        _route(one, HEAD=uploads.look, PATCH=uploads.append, DELETE=uploads.remove, POST=uploads.overridden),
+    ]
+
+
 def _progress_routes(progress: ProgressEndpoints) -> list[BaseRoute]:
     one = f"{PREFIX}/tasks/{{id}}/progress"
     return [
@@ -160,7 +171,8 @@ def _route(path: str, **endpoints: Endpoint) -> Route:
     """One route for each path, so that a 405 lists every method that the path has."""
 
     async def dispatch(request: Request) -> Response:
-        response = await endpoints["GET" if request.method == "HEAD" else request.method](request)
+        endpoint = endpoints.get(request.method) or endpoints["GET"]  # HEAD is GET, unless it is said otherwise
+        response = await endpoint(request)
         limit: StreamLimit = request.app.state.stream_limit
         return limit.counted(caller_of(request), response)
 

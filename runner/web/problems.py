@@ -76,6 +76,7 @@ MAX_DETAIL_CHARACTERS: Final = 2000
 MAX_PROBLEMS: Final = 100
 """An answer repeats what was sent only so far: a megabyte of nonsense is not worth ten of complaints."""
 
+_PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 _TERMINAL_NAMES: Final = frozenset(map(str, TERMINAL))
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def answer(
         "error": detail,
         "error_code": _contract_code(code, more),
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": _PHRASES.get(status, "Refused"),
         "status": status,
         "detail": detail,
         "code": code,

@@ -107,7 +107,7 @@ def routes_of(served: Served) -> list[Route]:
 @contextmanager
 def serve(tmp_path: Path, **settings: Any) -> Iterator[Served]:
     """A runner in a folder; in the names of `settings`, `__` stands for a dot."""
-    (tmp_path / "handlers").mkdir()
+    (tmp_path / "handlers").mkdir(exist_ok=True)
     (tmp_path / "handlers" / "samples.py").write_text(HANDLERS)
     data = tmp_path / "data"
     config = Config.load(
