@@ -59,7 +59,7 @@ class Checkpointer:
         self.failure: OSError | Unavailable | None = None
 
     def open(self, has_leftovers: bool) -> None:
-        """Begins to watch the filesystem. `has_leftovers`: the last owner left segments. Before anything is written."""
+        """Begins to watch the filesystem. `has_leftovers`: the last owner left records. Before anything is written."""
         self._fd = self._files.open(self._layout.data, os.O_RDONLY)
         self._has_leftovers = has_leftovers
 
@@ -95,6 +95,7 @@ class Checkpointer:
             if self._committer.failure is not None:
                 raise Degraded("what the journal holds is kept: the disk failed")
             sealed = self._committer.rotate()
+            self._has_leftovers = True
             # These three lines in this order, or a power cut loses tasks: what the segments say is written, it is
             # synced, and only then are they dropped.
             self._writer.flush()
