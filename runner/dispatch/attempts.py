@@ -190,9 +190,11 @@ class Attempts:
             self._events.log(assignment.task, "error", ending.traceback)
         if running.told is None:
             self._conclude(running, ending)
-        else:
-            self._discard(assignment.task, ending)
-            self._free(running)
+            return
+        if ending.outcome is Outcome.COMPLETED:
+            self._events.log(assignment.task, "warning", _late(assignment.task, running.told))
+        self._discard(assignment.task, ending)
+        self._free(running)
 
     # Steps
 
@@ -277,7 +279,7 @@ class Attempts:
         if record.child is not None and self.chain is not None:
             self.chain.forget(record.child)
         if isinstance(error, IllegalTransition | NotFound):
-            self._events.log(task, "warning", f"the result of attempt {task.attempt} came too late: {error}")
+            self._events.log(task, "warning", _late(task, error))
             return
         told = TaskError(code="not_recorded", message=f"its end could not be recorded: {error}"[:2000], retryable=False)
         fail = partial(transitions.fail, attempt=task.attempt, now=self._clock(), error=told)
@@ -359,6 +361,10 @@ class Attempts:
 
 def _deadline(task: Task) -> float:
     return float("inf") if task.timeout_seconds is None else time.monotonic() + task.timeout_seconds
+
+
+def _late(task: Task, reason: object) -> str:
+    return f"the result of attempt {task.attempt} came too late: {reason}"
 
 
 def _unpublished(error: OSError) -> Ending:
