@@ -156,7 +156,7 @@ async def _note(users: Users, caller: Caller, scope: Scope, secret_sha256: str |
     """Keeps the caller's record up to date. False: the record has another secret."""
     if scope["path"] in OPEN_PATHS or users.is_settled(caller.user_id, secret_sha256):
         return True
-    visit = Visit.LOOK if scope.get("method") in SAFE_METHODS else Visit.CHANGE
+    visit = Visit.LOOK if scope["type"] == "websocket" or scope["method"] in SAFE_METHODS else Visit.CHANGE
     return await in_thread(users.note, caller.user_id, secret_sha256, visit)
 
 

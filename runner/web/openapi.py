@@ -162,9 +162,16 @@ def _in_query(operation: Operation) -> Iterator[dict[str, Any]]:
     query = dict(operation.query or {})
     if operation.has_filters:
         properties = TaskQuery.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
-        query |= {SHORT_NAMES.get(name, name): schema for name, schema in properties.items()}
+        query |= {SHORT_NAMES.get(name, name): _as_text(schema) for name, schema in properties.items()}
     for name, schema in query.items():
         yield {"name": name, "in": "query", "required": name in ("target", "task_ids"), "schema": schema}
+
+
+def _as_text(schema: Schema) -> Schema:
+    """The schema of a value that comes as text: an instant may be a number, too, of seconds since 1970."""
+    if any(kind.get("format") == "date-time" for kind in schema.get("anyOf", ())):
+        return {**schema, "anyOf": [*schema["anyOf"], {"type": "number"}]}
+    return schema
 
 
 def _schemas() -> dict[str, Any]:
