@@ -28,6 +28,7 @@ from runner.intake.admission import NAME, Admission, Arrival, Origin, Submission
 from runner.intake.door import Door
 from runner.intake.explanation import Explanation
 from runner.intake.folders import Folders, configured_folder
+from runner.intake.forecast import LATEST, Forecast, forecast_of
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
@@ -250,9 +251,17 @@ class Service:
     def why(self, target: str) -> Explanation:
         """Why a file or a task is not running: `target` is a task's id, or a path, absolute or below the inbox."""
         if NAME.fullmatch(target) and (task := self.store.find(target)) is not None:
-            reasons = tuple(self._reasons())
-            return explain_task(task, self.dispatcher.standing(target), "; ".join(reasons) or None, self._clock())
-        return self.inbox.explain(str(Path(self.store.layout.inbox, target)))
+            reasons = "; ".join(self._reasons()) or None
+            forecast = self.forecast(task.type, task.user_id) if task.status is Status.PENDING else None
+            return explain_task(task, self.dispatcher.standing(target), reasons, self._clock(), forecast)
+        return self.inbox.explain(str(Path(self.store.layout.inbox, target)), self.forecast)
+
+    def forecast(self, type: str, user_id: str) -> Forecast | None:
+        """How long tasks of a type take, and how many of a user may run at once; None if none has completed yet."""
+        rules = limit_rules(self.config, self.handlers)
+        per_user = None if user_id in rules.exempt_users else rules.per_user
+        slots = min(filter(None, (rules.global_, rules.per_type.get(type), per_user)))
+        return forecast_of(self.store.list(TaskQuery(type=type, status=(Status.COMPLETED,), size=LATEST)).tasks, slots)
 
     def queue_stats(self) -> list[dict[str, Any]]:
         """For each queue: what waits, is scheduled, runs, and has ended, by the states that queues are told in."""

@@ -8,12 +8,16 @@ from datetime import datetime
 from runner.dispatch.dispatcher import Standing
 from runner.dispatch.limits import Limit, Scope
 from runner.intake.explanation import Explanation
+from runner.intake.forecast import Forecast
 from runner.task import DRAFT, Status, Task
 from runner.units import format_duration
 
 
-def explain_task(task: Task, standing: Standing, blocked: str | None, now: datetime) -> Explanation:
-    """What is the matter with a task. `blocked`: why nothing at all is started, if that is so."""
+def explain_task(
+    task: Task, standing: Standing, blocked: str | None, now: datetime, forecast: Forecast | None = None
+) -> Explanation:
+    """What is the matter with a task. `blocked`: why nothing at all is started, if that is so; `forecast`: what is
+    known of tasks of its type."""
     facts: dict[str, object] = {"task_id": task.id, "status": task.status.value}
     if task.status in DRAFT:
         return Explanation("draft", "it is a draft: it waits for its files, and to be started", facts)
@@ -23,7 +27,7 @@ def explain_task(task: Task, standing: Standing, blocked: str | None, now: datet
         return _explain_ended(task, facts)
     if blocked is not None:
         return Explanation("blocked", f"nothing is started now: {blocked}", facts)
-    return _explain_waiting(task, standing, facts, now)
+    return _explain_waiting(task, standing, facts, now, forecast)
 
 
 def _explain_running(task: Task, facts: Mapping[str, object], now: datetime) -> Explanation:
@@ -49,7 +53,9 @@ def _past(status: Status) -> str:
     return "failed" if status is Status.FAILED else "was cancelled"
 
 
-def _explain_waiting(task: Task, standing: Standing, facts: Mapping[str, object], now: datetime) -> Explanation:
+def _explain_waiting(
+    task: Task, standing: Standing, facts: Mapping[str, object], now: datetime, forecast: Forecast | None
+) -> Explanation:
     if standing.is_held:
         return Explanation("taking", "its file is being taken", facts)
     if standing.follows_attempt:
@@ -63,12 +69,20 @@ def _explain_waiting(task: Task, standing: Standing, facts: Mapping[str, object]
         why = f" after: {task.error.message}" if task.error is not None else ""
         text = f"it waits for {format_duration(round(wait))}, until {task.run_after}{why}"
         return Explanation("delayed", text, {**facts, "run_after": task.run_after.isoformat()})
+    return _explain_turn(task, standing, facts, forecast)
+
+
+def _explain_turn(
+    task: Task, standing: Standing, facts: Mapping[str, object], forecast: Forecast | None
+) -> Explanation:
     place = standing.place or 0
-    facts = {**facts, "place": place, "queue": task.queue}
+    facts = {**facts, "place": place, "queue": task.queue, **(forecast.facts(place) if forecast else {})}
+    text = f"{place} tasks go before it in queue {task.queue}{forecast.words(place) if forecast else ''}"
     if standing.blocker is not None:
-        text = f"{_limit_text(standing.blocker)}; {place} tasks go before it in queue {task.queue}"
-        return Explanation("limit", text, {**facts, "limit": str(standing.blocker)})
-    return Explanation("next", f"{place} tasks go before it in queue {task.queue}", facts)
+        return Explanation(
+            "limit", f"{_limit_text(standing.blocker)}; {text}", {**facts, "limit": str(standing.blocker)}
+        )
+    return Explanation("next", text, facts)
 
 
 def _limit_text(limit: Limit) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from runner.intake.folders import Folder, Folders, Place, Standing
+from runner.intake.forecast import Forecast
 from runner.intake.holds import Hold, Holds, Why
 from runner.intake.lanes import Lane, Lanes
 from runner.intake.names import REASON, shown, with_suffix
@@ -43,7 +44,11 @@ class Knowledge(NamedTuple):
     ahead: int
 
 
-def explain(path: str, known: Knowledge, now: float) -> Explanation:
+Forecaster = Callable[[str, str], Forecast | None]
+"""How long tasks of a type and a user take."""
+
+
+def explain(path: str, known: Knowledge, now: float, forecast: Forecaster) -> Explanation:
     """What is the matter with the file at `path`, absolute. `now`: seconds of the monotonic clock."""
     place = known.folders.locate(path)
     if place.standing is Standing.OUTSIDE:
@@ -56,7 +61,7 @@ def explain(path: str, known: Knowledge, now: float) -> Explanation:
         return _explain_rejected(path)
     if os.path.isdir(path):
         return _explain_folder(place, path, known)
-    return _explain_file(place, path, known, now)
+    return _explain_file(place, path, known, now, forecast)
 
 
 def _explain_absent(path: str, known: Knowledge) -> Explanation:
@@ -85,17 +90,19 @@ def _explain_folder(place: Place, path: str, known: Knowledge) -> Explanation:
     return Explanation("folder", f"{shown(path)} is a folder", _report_folder(folder, known))
 
 
-def _explain_file(place: Place, path: str, known: Knowledge, now: float) -> Explanation:
+def _explain_file(place: Place, path: str, known: Knowledge, now: float, forecast: Forecaster) -> Explanation:
     hold = known.holds.find(path)
     if hold is not None and hold.why is not Why.PARTNER:
         return _explain_hold(hold, now)
     if place.folder is not None and place.folder.is_kept and (kept := _explain_kept(place.folder, place.name, known)):
         return kept
-    return _explain_waiting(place, hold, known, now)
+    return _explain_waiting(place, hold, known, now, forecast)
 
 
-def _explain_waiting(place: Place, hold: Hold | None, known: Knowledge, now: float) -> Explanation:
-    """A file that is in the way of nobody, or the sidecar of one."""
+def _explain_waiting(
+    place: Place, hold: Hold | None, known: Knowledge, now: float, forecast: Forecaster
+) -> Explanation:
+    """A file that nothing of its own keeps from being taken, or the sidecar of one."""
     lane = known.lanes.find(place.folder) if place.folder else None
     if known.taking.pause is not None:
         pause = known.taking.pause
@@ -106,7 +113,7 @@ def _explain_waiting(place: Place, hold: Hold | None, known: Knowledge, now: flo
     if hold is not None:
         return _explain_hold(hold, now)
     if lane is not None and place.name in lane:
-        return _explain_turn(place.name, lane, known)
+        return _explain_turn(place.name, lane, known, forecast(lane.folder.handler, lane.folder.user_id))
     seconds = max(known.rounds.next_due() - now, 0.0)
     return Explanation("unseen", f"it has not been noticed yet; the next scan is in {format_duration(seconds)}")
 
@@ -138,13 +145,18 @@ def _explain_hold(hold: Hold, now: float) -> Explanation:
     return Explanation(hold.why.value, text, facts)
 
 
-def _explain_turn(name: str, lane: Lane, known: Knowledge) -> Explanation:
+def _explain_turn(name: str, lane: Lane, known: Knowledge, forecast: Forecast | None) -> Explanation:
     ahead = _place_in_line(name, lane)
-    facts = {"place": ahead + 1, "waiting": len(lane), "claim_ahead": known.claim_ahead, "taken": known.ahead}
+    facts: dict[str, Any] = {
+        "place": ahead + 1, "waiting": len(lane), "claim_ahead": known.claim_ahead, "taken": known.ahead,
+    }  # fmt: skip
     if known.ahead >= known.claim_ahead:
         text = (
             f"{known.ahead} dropped files wait as tasks, as many as `inbox.claim_ahead` allows; {ahead} come before it"
         )
+        if forecast is not None:
+            text += forecast.words(ahead + known.ahead)
+            facts |= forecast.facts(ahead + known.ahead)
         return Explanation("claim_ahead", text, facts)
     return Explanation("next", f"it is about to be looked at; {ahead} files come before it", facts)
 
@@ -167,10 +179,17 @@ def report(known: Knowledge, trouble: str) -> dict[str, Any]:
         "trouble": trouble or None,
         "claim_ahead": known.claim_ahead,
         "taken_and_waiting": known.ahead,
-        "folders": [_report_folder(lane.folder, known) for lane in known.lanes.all()],
+        "folders": [_report_folder(folder, known) for folder in _known_folders(known)],
         "held": [_report_hold(hold) for hold in holds[:MAX_REPORTED]],
         "held_count": len(holds),
     }
+
+
+def _known_folders(known: Knowledge) -> list[Folder]:
+    """Those of the last scan, and those that files came into since."""
+    scanned = (known.folders.locate(path).folder for path in list(known.rounds.counts))
+    folders = {folder.path: folder for folder in scanned if folder is not None}
+    return list({**folders, **{lane.folder.path: lane.folder for lane in known.lanes.all()}}.values())
 
 
 def _report_folder(folder: Folder, known: Knowledge) -> dict[str, Any]:
@@ -179,6 +198,7 @@ def _report_folder(folder: Folder, known: Knowledge) -> dict[str, Any]:
         "path": shown(folder.path),
         "handler": folder.handler or None,
         "user_id": folder.user_id,
+        "after": folder.after.value,
         "waiting": len(lane) if lane else 0,
         "files": count.files if count else 0,
         "ignored": count.ignored if count else 0,

@@ -22,7 +22,7 @@ from runner.config import InboxConfig
 from runner.errors import RunnerError
 from runner.handlers import Handlers
 from runner.intake.admission import Origin, Submission
-from runner.intake.explanation import Explanation, Knowledge, explain, report
+from runner.intake.explanation import Explanation, Forecaster, Knowledge, explain, report
 from runner.intake.folders import Folder, Folders
 from runner.intake.holds import Holds
 from runner.intake.inspection import Inspector
@@ -153,9 +153,10 @@ class Inbox:
         if self._is_full and self._may_take():
             self._notices.put(Notice())
 
-    def explain(self, path: str) -> Explanation:
-        """Why the file at `path` (absolute) is not a task, or which task it is. Any thread."""
-        return explain(os.path.normpath(path), self._knowledge(), time.monotonic())
+    def explain(self, path: str, forecast: Forecaster = lambda _type, _user_id: None) -> Explanation:
+        """Why the file at `path` (absolute) is not a task, or which task it is. `forecast`: who knows how long tasks
+        of a type and user take. Any thread."""
+        return explain(os.path.normpath(path), self._knowledge(), time.monotonic(), forecast)
 
     def report(self) -> dict[str, Any]:
         """The inbox as JSON: what waits in each folder and why, and how files are noticed. Any thread."""

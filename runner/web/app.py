@@ -156,6 +156,7 @@ def _system_routes(system: SystemEndpoints) -> list[BaseRoute]:
         _route(f"{PREFIX}/handlers/{{name}}", GET=system.handler),
         _route(f"{PREFIX}/queues/stats", GET=system.queue_stats),
         _route(f"{PREFIX}/why", GET=system.why),
+        _route(f"{PREFIX}/inbox", GET=system.inbox),
         _route(f"{PREFIX}/gc", POST=system.gc),
         _route("/health", GET=system.health),
         _route("/ready", GET=system.ready),

@@ -96,6 +96,9 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/api/v1/handlers/{name}"): Operation("runner", "One handler", OBJECT),
     ("GET", "/api/v1/queues/stats"): Operation("runner", "How full the queues are", OBJECTS, query={"queue": TEXT}),
     ("GET", "/api/v1/why"): Operation("runner", "Why a task is not running", OBJECT, query={"target": TEXT}),
+    ("GET", "/api/v1/inbox"): Operation(
+        "runner", "What waits in the watched folders, and why", OBJECT, is_for_admin=True
+    ),
     ("POST", "/api/v1/gc"): Operation(
         "runner",
         "Remove what retention says may go",

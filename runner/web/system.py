@@ -57,6 +57,11 @@ class SystemEndpoints:
             target = (await in_thread(self._service.get, task_id_in(target), sees)).id
         return _json(await in_thread(self._service.why, target))
 
+    async def inbox(self, request: Request) -> Response:
+        """`GET /inbox`: what waits in the watched folders, and why. Which files there are is for the admin."""
+        require_admin(request)
+        return _json(await in_thread(self._service.inbox.report))
+
     async def gc(self, request: Request) -> Response:
         """`POST /gc`."""
         require_admin(request)

@@ -12,6 +12,7 @@ import pytest
 from runner.errors import DiskFull
 from runner.intake import taking
 from runner.intake.folders import Folder
+from runner.intake.forecast import Forecast
 from runner.intake.inbox import Notice
 from runner.intake.names import path_of
 from runner.task import Status
@@ -117,6 +118,18 @@ def test_nothing_is_taken_beyond_claim_ahead_and_the_rest_stays_visible(make_sit
     for task in site.tasks()[:2]:
         site.run(task)
     assert site.inbox.run_once().taken == 2
+
+
+def test_a_file_in_line_is_told_about_when_it_starts(make_site: MakeSite) -> None:
+    """From what tasks of its type took: those taken before it count too."""
+    site = make_site(claim_ahead=2)
+    for name in ("a", "b", "c", "d"):
+        site.drop(f"keep/{name}.txt")
+    site.scan()
+    said = site.inbox.explain(str(site.data / "inbox" / "keep" / "d.txt"), lambda _type, _user: Forecast(60.0, 20, 2))
+    assert said.kind == "claim_ahead"
+    assert said.facts["estimate_seconds"] == 90.0
+    assert said.text.endswith("as the last 20 of its type took, it starts in about 1m30s")
 
 
 def test_files_of_one_folder_do_not_keep_those_of_another_waiting(make_site: MakeSite) -> None:

@@ -54,6 +54,17 @@ def test_why_answers_for_a_task(served: Served) -> None:
     assert set(served.tcp.get("/api/v1/why", params={"target": task["id"]}).json()) == {"kind", "text", "facts"}
 
 
+def test_the_inbox_says_what_waits_in_it(served: Served) -> None:
+    """Each folder with its handler, and each file that cannot be taken yet with its reason."""
+    (served.data / "inbox" / "echo" / "empty.txt").touch()
+    deadline = time.monotonic() + 10
+    while not (report := served.tcp.get("/api/v1/inbox").json())["held"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [(one["why"], one["path"].rpartition("/")[2]) for one in report["held"]] == [("empty", "empty.txt")]
+    folders = {folder["handler"]: folder for folder in report["folders"]}
+    assert {"user_id": "local", "after": "move", "blocked": None}.items() <= folders["echo"].items()
+
+
 def test_queues_are_counted(idle: Served) -> None:
     """Each configured queue has a row, in the states of contract 001."""
     rows = {row["queue"]: row for row in idle.tcp.get("/api/v1/queues/stats").json()}
