@@ -62,7 +62,8 @@ class Blobs:
         if how is Handover.MOVE:
             self._files.move(source, target)
         elif how is Handover.LINK:
-            self._files.link_or_copy(source, target)
+            # A link to a symbolic link would be one too, and lead elsewhere from its new place.
+            self._files.link_or_copy(os.path.realpath(source), target)
         else:
             self._files.copy(source, target)
         if self._durability is Durability.FULL:
@@ -112,5 +113,5 @@ def _walk(directory: str) -> list[str]:
 def _check_names(directory: str) -> None:
     """A task's JSON must be able to name its outputs."""
     for path in _walk(directory):
-        if not path.isprintable() and path != path.encode("utf-8", "replace").decode():
+        if path != path.encode("utf-8", "replace").decode():
             raise OSError(errno.EILSEQ, "the name of an output is not UTF-8", path)
