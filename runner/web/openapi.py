@@ -127,7 +127,9 @@ def _details(summary: str, about: Any) -> str:
 
 
 def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
-    answered = {"description": "done", "content": {operation.media_type: {"schema": operation.answer}}}
+    answered: dict[str, Any] = {"description": "done"}
+    if operation.status != 204 and operation.group != "uploads":
+        answered["content"] = {operation.media_type: {"schema": operation.answer}}
     failed = {"description": "a problem", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     described: dict[str, Any] = {
         "operationId": _name(method, path),

@@ -88,6 +88,11 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/api/v1/progress/stream"): _stream(
         "progress", "Follow the progress of up to ten tasks", task_ids=TEXT, start_id=PLACE
     ),
+    ("POST", f"{_TASK}/uploads"): Operation("uploads", "Begin an upload that can be resumed (tus 1.0)", status=201),
+    ("OPTIONS", f"{_TASK}/uploads"): Operation("uploads", "What of tus is spoken", status=204),
+    ("PATCH", "/api/v1/uploads/{id}"): Operation("uploads", "Go on with an upload", status=204, takes_file=True),
+    ("DELETE", "/api/v1/uploads/{id}"): Operation("uploads", "Forget an upload", status=204),
+    ("POST", "/api/v1/uploads/{id}"): Operation("uploads", "One of the two, by X-HTTP-Method-Override", status=204),
     ("GET", "/api/v1/users/me"): Operation("users", "Who you are", OBJECT),
     ("POST", "/api/v1/tokens"): Operation("users", "Make a token", OBJECT, 201, body=NewToken, is_for_admin=True),
     ("GET", "/api/v1/tokens"): Operation("users", "List the tokens", OBJECTS, is_for_admin=True),
