@@ -40,7 +40,13 @@ def _in_utc(instant: datetime) -> datetime:
         raise ValueError("must be a date between the years 1 and 9999, in UTC too") from error
 
 
+def _check_text(text: str) -> str:
+    text.encode()  # half of a surrogate pair can be kept nowhere
+    return text
+
+
 Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Label = Annotated[str, Field(max_length=255), AfterValidator(_check_text)]
 Wait = Annotated[Duration, Field(le=MAX_WAIT_SECONDS)]
 
 
@@ -64,10 +70,10 @@ class Submission(BaseModel):
     run_after: Instant | None = None
     delay: Wait | None = None
     expires_at: Instant | None = None
-    unique_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    unique_key: Annotated[Label, Field(min_length=1)] | None = None
     unique: Annotated[Wait, Field(gt=0)] | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
-    client_id: Annotated[str, Field(max_length=255)] | None = None
+    client_id: Label | None = None
     on_success: Chained | None = None
     draft: bool = False
 

@@ -122,7 +122,7 @@ def test_an_attempt_that_takes_too_long_is_given_up_and_the_next_waits_until_it_
     """The thread does not hear, so it keeps its slot; what it returns at last is nobody's any more."""
     rig = make_rig(limits__global=1)
     task, gate = running(rig, timeout=0.2, outputs=["out"])
-    waiting = rig.when(task, lambda now: now.status is Status.PENDING)
+    waiting = rig.when(task, lambda now: now.run_after is not None)
     assert waiting.error is not None
     assert (waiting.error.code, outcomes(waiting)) == ("timed_out", [Outcome.TIMED_OUT])
     rig.advance(10)
