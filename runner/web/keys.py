@@ -70,17 +70,23 @@ def read_keys(files: Files, path: str) -> tuple[bytes, ...]:
 
     Raises `UnsafeAccess` when others can read it, `ConfigError` when it holds no key or too short a one.
     """
-    try:
-        fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read(files, path)
+    if not os.path.lexists(path):
+        _make(files, path)
+    return _read(files, path)
+
+
+def _make(files: Files, path: str) -> None:
+    """A file that is there is whole, whenever the power goes: it is written under another name."""
+    temporary = f"{path}.new"
+    files.remove(temporary)
+    fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         files.write_all(fd, secrets.token_urlsafe(32).encode() + b"\n")
         files.sync(fd)
     finally:
         files.close(fd)
+    files.rename(temporary, path)
     files.sync_path(str(Path(path).parent))
-    return _read(files, path)
 
 
 def _read(files: Files, path: str) -> tuple[bytes, ...]:

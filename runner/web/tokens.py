@@ -7,7 +7,6 @@ import secrets
 import threading
 from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationError
@@ -122,12 +121,7 @@ class Tokens:
             raise CorruptRecord(f"{self._path} is not a list of tokens: {error}") from error
 
     def _write(self, tokens: dict[str, Token]) -> None:
-        temporary = f"{self._path}.tmp"
-        self._files.replace(temporary, _TOKENS.dump_json(tuple(tokens.values()), indent=2) + b"\n", f"{temporary}.new")
-        # Synced before it takes the place of the old one, which is durable: a power cut must not take both.
-        self._files.sync_path(temporary)
-        self._files.rename(temporary, self._path)
-        self._files.sync_path(str(Path(self._path).parent))
+        self._files.replace_durably(self._path, _TOKENS.dump_json(tuple(tokens.values()), indent=2) + b"\n")
         self._by_hash = tokens
 
 

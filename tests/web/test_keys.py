@@ -60,6 +60,14 @@ def test_the_keys_are_made_once_for_their_owner_alone(tmp_path: Path) -> None:
     assert read_keys(Files(), str(path)) == (NEW, made)
 
 
+def test_a_key_that_was_not_finished_is_made_again(tmp_path: Path) -> None:
+    """The power went while the first one was written."""
+    (tmp_path / "secret.key.new").write_bytes(b"half")
+    (made,) = read_keys(Files(), str(tmp_path / "secret.key"))
+    assert len(made) >= 32
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_keys_that_others_can_read_are_refused(tmp_path: Path, mode: int) -> None:
     """Whoever reads them can be anybody."""
