@@ -17,6 +17,8 @@
     │   ├── Degraded             the disk failed; reads go on
     │   ├── DiskFull             less space than the floor; heals by itself
     │   └── ShuttingDown         drain has begun
+    ├── ApiError                 a runner refused what a client asked of it
+    ├── NotReached               no runner answers a client, or it went away
     ├── OwnerExists              another process owns the data directory
     ├── UnsafeAccess             others can read or write what is the runner's alone; exit 77
     ├── FormatError              data/ has a format that this version cannot read
@@ -28,7 +30,9 @@ What handlers raise (`Retry`, `Snooze`, `Fail`, `Cancelled`) is in `context.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class RunnerError(Exception):
@@ -184,6 +188,22 @@ class ShuttingDown(Unavailable):
     """The runner drains: it finishes what runs and accepts nothing new."""
 
     code = "shutting_down"
+
+
+class ApiError(RunnerError):
+    """What a client asked for was refused. `status` is HTTP's, `document` the problem that the answer holds."""
+
+    def __init__(self, status: int, document: Mapping[str, Any]) -> None:
+        super().__init__(str(document.get("detail") or f"HTTP {status}"))
+        self.status = status
+        self.code = str(document.get("code") or "unknown")
+        self.document = document
+
+
+class NotReached(RunnerError):
+    """No runner answers, or it went away in the middle."""
+
+    code = "not_reached"
 
 
 class OwnerExists(RunnerError):

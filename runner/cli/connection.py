@@ -11,20 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
-
-import httpx2
+from typing import TYPE_CHECKING, Any, Final
 
 from runner.cli.exits import CommandFailed, Exit
 from runner.cli.options import Options
+from runner.client import ANSWER_SECONDS, Ask, Client, StreamEvent, task_path
 from runner.config import Config
-from runner.errors import OwnerExists
-from runner.web.sockets import can_connect, short_path
+from runner.errors import ApiError, NotReached, OwnerExists
+from runner.web.sockets import can_connect
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ["Api", "Duty", "connect", "task_path"]
 
 AGENT: Final = "runner-cli"
 PATIENCE_SECONDS: Final = 10.0
-ANSWER_SECONDS: Final = 60.0
 
 
 class Duty(StrEnum):
@@ -36,17 +38,21 @@ class Duty(StrEnum):
 
 
 class Api:
-    """The HTTP API, as commands use it. Failures are raised as `CommandFailed`.
+    """The HTTP API, as commands use it: the client, whose failures are raised as `CommandFailed`.
 
     `reach` sees to it that somebody answers, and says whether that is this process itself. It is called again when an
     owner ends between two requests.
     """
 
-    def __init__(self, client: httpx2.Client, data_dir: Path, reach: Callable[[], bool]) -> None:
-        self._client = client
-        self._reach = reach
+    def __init__(self, socket: Path, data_dir: Path, reach: Callable[[], bool]) -> None:
         self.data_dir = data_dir
         self.is_own = reach()
+        self._reach = reach
+        self._client = Client(socket=socket, agent=AGENT, reach=self._reach_again)
+
+    def close(self) -> None:
+        """Lets go of its connections."""
+        self._client.close()
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON at `path`, below `/api/v1`. Queries that are None are left out."""
@@ -62,51 +68,18 @@ class Api:
 
     def request(self, method: str, path: str, query: Mapping[str, Any], body: Any = None) -> httpx2.Response:
         """One request and its answer."""
-        params = {name: value for name, value in query.items() if value is not None}
         # A change may take as long as a large file takes to copy; a look never does.
         timeout = ANSWER_SECONDS if method == "GET" else None
-        request = self._client.build_request(method, f"/api/v1{path}", params=params, json=body, timeout=timeout)
-        with _connection_failures():
-            return _checked(self._send(request))
+        with _failures():
+            return self._client.ask(Ask(method, path, query, body, timeout_seconds=timeout))
 
-    def events(self, task_id: str, after: str = "0") -> Iterator[httpx2.ServerSentEvent]:
+    def events(self, task_id: str, after: str = "0") -> Iterator[StreamEvent]:
         """A task's events until it ends. Comes back by itself after a reset; raises when the runner goes away."""
-        last, ended = after, False
-        while not ended:
-            was_reset = False
-            with _connection_failures(), self._stream(task_id, last) as source:
-                for event in source:
-                    last = event.id or last
-                    ended = ended or event.event in ("done", "removed")
-                    was_reset = event.event == "reset"
-                    yield event
-            if not ended and not was_reset:
-                raise CommandFailed(
-                    Exit.NO_CONNECTION, f"the runner stopped; task {task_id} goes on when it is started again"
-                )
+        with _failures():
+            yield from self._client.stream(task_id, after)
 
-    @contextmanager
-    def _stream(self, task_id: str, after: str) -> Iterator[Iterator[httpx2.ServerSentEvent]]:
-        request = self._client.build_request(
-            "GET", f"/api/v1{task_path(task_id)}/events", headers={"Last-Event-ID": after}, timeout=None
-        )
-        with closing(self._send(request, stream=True)) as answer:
-            if answer.is_error:
-                answer.read()
-            yield iter(httpx2.EventSource(_checked(answer)))
-
-    def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
-        try:
-            return self._client.send(request, stream=stream)
-        except httpx2.ConnectError:
-            # Nothing was sent: the owner, perhaps another command, has just ended.
-            self.is_own = self._reach()
-            return self._client.send(request, stream=stream)
-
-
-def task_path(task_id: str) -> str:
-    """The path of one task."""
-    return f"/tasks/{quote(task_id, safe='')}"
+    def _reach_again(self) -> None:
+        self.is_own = self._reach()
 
 
 @contextmanager
@@ -120,12 +93,7 @@ def connect(options: Options, duty: Duty = Duty.ANSWER) -> Iterator[Api]:
 
         _check_place(config)
         Path(config.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        address = stack.enter_context(short_path(_socket(config)))
-        transport = httpx2.HTTPTransport(uds=address, verify=False, trust_env=False)
-        client = stack.enter_context(
-            httpx2.Client(transport=transport, base_url="http://runner", headers={"User-Agent": AGENT})
-        )
-        yield Api(client, Path(config.data_dir), reach)
+        yield stack.enter_context(closing(Api(_socket(config), Path(config.data_dir), reach)))
 
 
 def _become_owner(config: Config, duty: Duty, stack: ExitStack) -> bool:
@@ -177,20 +145,13 @@ def _socket(config: Config) -> Path:
     return Path(config.data_dir) / "runner.sock"
 
 
-def _checked(response: httpx2.Response) -> httpx2.Response:
-    """`response`, if it is no problem document."""
-    if not response.is_error:
-        return response
-    is_problem = response.headers.get("content-type") == "application/problem+json"
-    problem = response.json() if is_problem else {"code": "unknown", "detail": f"HTTP {response.status_code}"}
-    exit = Exit.NOT_FOUND if response.status_code == 404 else Exit.REFUSED
-    raise CommandFailed(exit, problem["detail"], problem)
-
-
 @contextmanager
-def _connection_failures() -> Iterator[None]:
+def _failures() -> Iterator[None]:
     try:
         yield
-    except httpx2.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise CommandFailed(Exit.NO_CONNECTION, f"the runner went away: {reason}") from error
+    except ApiError as error:
+        exit = Exit.NOT_FOUND if error.status == 404 else Exit.REFUSED
+        document = {"code": error.code, "detail": str(error), **error.document}
+        raise CommandFailed(exit, str(error), document) from error
+    except NotReached as error:
+        raise CommandFailed(Exit.NO_CONNECTION, str(error)) from error

@@ -47,8 +47,8 @@ def logs(options: Options, task_id: str, follows: bool, progress: bool) -> None:
             return _print_lines(options, [line for line in _said(api, task_id) if line["kind"] in kinds])
         _check_runs(api, task_id)
         for event in api.events(task_id):
-            if event.event in kinds:
-                _print_line(options, {"id": event.id, "kind": event.event, **_data(event)})
+            if event.name in kinds:
+                _print_line(options, {"id": event.id, "kind": event.name, **event.data})
     return None
 
 
@@ -63,10 +63,10 @@ def follow(api: Api, task_id: str) -> dict[str, Any]:
     """The task when it has ended; its progress is shown on the way."""
     with _reporting(task_id) as report:
         for event in api.events(task_id, "$"):
-            data = _data(event)
-            if event.event == "progress":
+            data = event.data
+            if event.name == "progress":
                 report.show(data["percentage"], data["message"] or data["stage"])
-            elif event.event == "status":
+            elif event.name == "status":
                 known = data["progress"] or {"percentage": 0, "message": ""}
                 report.show(known["percentage"], known["message"] or data["status"])
     task: dict[str, Any] = api.get(task_path(task_id))
@@ -146,8 +146,3 @@ def _print_line(options: Options, line: dict[str, Any]) -> None:
         return
     said = line["message"] if line["kind"] == "log" else f"{line['percentage']:.0f}% {line['stage']} {line['message']}"
     click.echo(f"{line['at'][11:19]} {line.get('level', 'progress'):<8} {safe(said)}")
-
-
-def _data(event: Any) -> dict[str, Any]:
-    data: dict[str, Any] = event.json()
-    return data
