@@ -145,7 +145,9 @@ class InboxFolderConfig(Section):
 
     `after`: the file becomes the task's (`move`), is removed once that has completed (`delete`), or stays (`keep`), and
     then what was taken is remembered: by path, size, time and inode, or by `content` too. `settle_seconds`: files are
-    ready when they did not change for so long; None: as soon as nobody writes them.
+    ready when they did not change for so long; None: as soon as nobody writes them. `done_marker`: a file is whole when
+    `<name>.done` is there; `checksum`: and when it has the sum in `<name>.sha256`. `dedupe` and `supersede`: None is as
+    the inbox has it.
     """
 
     path: Folder
@@ -156,10 +158,16 @@ class InboxFolderConfig(Section):
     remember: Literal["stat", "content"] = "stat"
     settle_seconds: Length | None = None
     recursive: bool = True
+    done_marker: bool = False
+    checksum: bool = False
+    dedupe: Literal["off", "content"] | None = None
+    supersede: bool | None = None
 
 
 class InboxConfig(Section):
-    """How dropped files are noticed and taken. `claim_ahead`: how many may wait as tasks before the rest stay files."""
+    """How dropped files are noticed and taken. `claim_ahead`: how many may wait as tasks before the rest stay files.
+    `dedupe`: content that was dropped before gets the earlier result. `supersede`: a newer file of a name cancels the
+    task of the older one."""
 
     enabled: bool = True
     settle_seconds: Length = 2.0
@@ -168,6 +176,7 @@ class InboxConfig(Section):
     watch_debounce_ms: Count = 10
     claim_ahead: Count = 1000
     dedupe: Literal["off", "content"] = "off"
+    supersede: bool = False
     force_polling: bool | Literal["auto"] = "auto"
     ignore: tuple[str, ...] = ()
     folders: tuple[InboxFolderConfig, ...] = ()

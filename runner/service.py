@@ -27,7 +27,7 @@ from runner.handlers import Handlers
 from runner.intake.admission import NAME, Admission, Arrival, Origin, Submission
 from runner.intake.door import Door
 from runner.intake.explanation import Explanation
-from runner.intake.folders import Folders, configured_folder
+from runner.intake.folders import Folders, configured_folder, manner_of
 from runner.intake.forecast import LATEST, Forecast, forecast_of
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
@@ -113,8 +113,9 @@ class Service:
         admission = Admission(self.handlers, config.limits, config.queues, self.store.layout, self.dispatcher)
         self.door = Door(self.store, admission, self.dispatcher, clock)
         self.dispatcher.attempts.chain = self.door
-        further = tuple(map(configured_folder, config.inbox.folders))
-        folders = Folders(self.store.layout.inbox, Ignored(config.inbox.ignore), further)
+        manner = manner_of(config.inbox)
+        further = tuple(configured_folder(folder, manner) for folder in config.inbox.folders)
+        folders = Folders(self.store.layout.inbox, Ignored(config.inbox.ignore), further, manner)
         self.outbox = Outbox(config.outbox, self.store, folders, self.events.flush)
         self.inbox = Inbox(config.inbox, self.store, self.handlers, folders, self.outbox, self.door, self._inbox_failed)
         self._retries = Retries()

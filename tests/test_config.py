@@ -115,6 +115,7 @@ def test_a_folder_may_be_in_the_home_directory(file: Path, monkeypatch: pytest.M
         ("LIMITS__PER_TYPE", "{a: 2}", "limits.per_type", {"a": 2}),
         ("LIMITS__PER_TYPE__THUMBNAIL", "2", "limits.per_type", {"thumbnail": 2}),
         ("INBOX__DEDUPE", "off", "inbox.dedupe", "off"),
+        ("INBOX__SUPERSEDE", "true", "inbox.supersede", True),
         ("INBOX__FORCE_POLLING", "true", "inbox.force_polling", True),
         ("INBOX__IGNORE", '["*.bak"]', "inbox.ignore", ("*.bak",)),
         ("DRAIN__GRACE_PERIOD", "1m", "drain.grace_period", 60.0),

@@ -36,14 +36,15 @@ _log = logging.getLogger(__name__)
 
 
 class Entries:
-    """Writes and removes entries. One thread."""
+    """Writes and removes entries. One thread; several may, each with another `name`."""
 
-    def __init__(self, files: Files, layout: Layout, *, link: Callable[[str, str], None]) -> None:
+    def __init__(self, files: Files, layout: Layout, *, link: Callable[[str, str], None], name: str = "outbox") -> None:
         self._files = files
         self._layout = layout
         self._link = link
         self._logs = TaskLogs(Path(layout.logs))
-        self._temporary = f"{layout.tmp}/.outbox-file"
+        self._name = name
+        self._temporary = f"{layout.tmp}/.{name}-file"
 
     def publish(self, task: Task, entry: str) -> None:
         """The entry says how the task stands. Done again it changes nothing. Raises `OSError`."""
@@ -59,6 +60,10 @@ class Entries:
             self._fill(task, path)
             self._files.replace(f"{path}/{TASK_FILE}", to_pretty_json(task), self._temporary)
 
+    def note(self, entry: str, name: str, text: str) -> None:
+        """One more file for people in an entry that is there. Raises `OSError`."""
+        self._files.replace(f"{self._layout.absolute(entry)}/{name}", text.encode(), self._temporary)
+
     def remove(self, task: Task, entry: str) -> None:
         """The task was deleted with all that belonged to it; so is its entry, and nobody else's."""
         path = self._layout.absolute(entry)
@@ -73,7 +78,7 @@ class Entries:
         return candidate
 
     def _make(self, task: Task, path: str) -> None:
-        private = f"{self._layout.tmp}/outbox.{task.id}"
+        private = f"{self._layout.tmp}/{self._name}.{task.id}"
         self._make_private(private)
         self._fill(task, private)
         self._write(f"{private}/{TASK_FILE}", to_pretty_json(task))

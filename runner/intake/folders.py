@@ -16,11 +16,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from runner.config import InboxFolderConfig
+from runner.config import InboxConfig, InboxFolderConfig
 from runner.intake.admission import NAME
 from runner.intake.names import ERROR_FOLDER, Ignored
 
 LOCAL_USER: Final = "local"
+DONE: Final = ".done"
+"""What is put behind a file's name to say that the file is whole."""
+SUM: Final = ".sha256"
+"""What is put behind a file's name for the file that holds its checksum."""
 
 
 class After(StrEnum):
@@ -57,6 +61,15 @@ class Folder:
     documents: bool = False
     after: After = After.MOVE
     remember: Remember = Remember.STAT
+    done_marker: bool = False
+    checksum: bool = False
+    dedupe: bool = False
+    supersede: bool = False
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The endings of the files that each file waits for."""
+        return (DONE,) * self.done_marker + (SUM,) * self.checksum
 
     @property
     def is_kept(self) -> bool:
@@ -93,11 +106,21 @@ class Place(NamedTuple):
     rule: str = ""
 
 
+class Manner(NamedTuple):
+    """What holds for the folders of the inbox itself; see `Folder`."""
+
+    dedupe: bool = False
+    supersede: bool = False
+
+
 class Folders:
     """The inbox at `root` and the `further` folders of the configuration. Pure; any thread."""
 
-    def __init__(self, root: str, ignored: Ignored, further: Sequence[Folder] = ()) -> None:
+    def __init__(
+        self, root: str, ignored: Ignored, further: Sequence[Folder] = (), manner: Manner | None = None
+    ) -> None:
         self.root = root
+        self._manner = manner or Manner()
         self.ignored = ignored
         self.further = tuple(sorted(further, key=lambda folder: -len(folder.path)))
         self._by_path = {folder.path: folder for folder in further}
@@ -194,13 +217,29 @@ class Folders:
     def _known(self, path: str, handler: str, user_id: str) -> Folder:
         folder = self._by_path.get(path)
         if folder is None:
-            folder = Folder(path, handler, user_id, documents=not handler, recursive=bool(handler))
+            is_handlers = bool(handler)
+            folder = Folder(
+                path,
+                handler,
+                user_id,
+                documents=not is_handlers,
+                recursive=is_handlers,
+                dedupe=is_handlers and self._manner.dedupe,
+                supersede=is_handlers and self._manner.supersede,
+            )
             self._by_path[path] = folder
         return folder
 
 
-def configured_folder(config: InboxFolderConfig) -> Folder:
-    """A folder of the configuration."""
+def manner_of(config: InboxConfig) -> Manner:
+    """What the configuration says of the inbox itself."""
+    return Manner(config.dedupe == "content", config.supersede)
+
+
+def configured_folder(config: InboxFolderConfig, manner: Manner) -> Folder:
+    """A folder of the configuration. `manner`: of the inbox, for what it does not say itself."""
+    after = After(config.after)
+    dedupe = manner.dedupe if config.dedupe is None else config.dedupe == "content"
     return Folder(
         str(config.path),
         config.handler,
@@ -208,6 +247,10 @@ def configured_folder(config: InboxFolderConfig) -> Folder:
         config.payload,
         config.settle_seconds,
         config.recursive,
-        after=After(config.after),
+        after=after,
         remember=Remember(config.remember),
+        done_marker=config.done_marker,
+        checksum=config.checksum,
+        dedupe=dedupe and after is not After.KEEP,
+        supersede=manner.supersede if config.supersede is None else config.supersede,
     )

@@ -24,7 +24,8 @@ _SECONDS_A_LOOK: Final = 0.0002
 class Why(StrEnum):
     """What a held file waits for. `FILE`: it is a sidecar and its input is not there. `PARTNER`: its input is there.
     `PARAMETERS`: the payload does not suffice, and a sidecar may yet come. `STRAY`: no handler's folder holds it.
-    `FIXED`: it cannot be moved out of its folder."""
+    `FIXED`: it cannot be moved out of its folder. `MARKER`: the file is not there that says that it is whole.
+    `DUPLICATE`: a task of the same content has not ended."""
 
     EMPTY = "empty"
     WRITING = "writing"
@@ -35,9 +36,11 @@ class Why(StrEnum):
     STRAY = "stray"
     UNREADABLE = "unreadable"
     FIXED = "fixed"
+    MARKER = "marker"
+    DUPLICATE = "duplicate"
 
 
-_RARELY: Final = frozenset({Why.FILE, Why.PARTNER, Why.STRAY, Why.UNREADABLE})
+_RARELY: Final = frozenset({Why.FILE, Why.PARTNER, Why.STRAY, Why.UNREADABLE, Why.MARKER, Why.DUPLICATE})
 """No look can end these: something else must happen first, and a scan or an event tells of it."""
 WHY_OF_STATE: Final = {State.EMPTY: Why.EMPTY, State.WRITING: Why.WRITING, State.SETTLING: Why.SETTLING}
 

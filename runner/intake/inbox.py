@@ -103,6 +103,7 @@ class Inbox:
 
     def prepare(self) -> None:
         """Makes the folders and counts what was taken earlier; before tasks are started. Raises `OSError`."""
+        self.taking.succession.recover(self.folders)
         self._ahead = sum(task.source is Source.INBOX and task.status is Status.PENDING for task in self._store.live())
         self._prepare_folders()
 

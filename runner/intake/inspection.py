@@ -6,6 +6,7 @@ directory), `GONE`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from runner.errors import InvalidSubmission
-from runner.intake.folders import Folder
+from runner.intake.folders import DONE, SUM, Folder
 from runner.intake.holds import WHY_OF_STATE, Holds, Why
 from runner.intake.mounts import Mounts
 from runner.intake.names import shown
@@ -31,16 +32,20 @@ from runner.intake.readiness import (
 )
 from runner.intake.sidecar import SUFFIX, partner_of, read_object, sidecar_of
 
+MAX_SUM_BYTES: Final = 4096
+
 
 @dataclass(slots=True)
 class Ready:
-    """A whole file. `payload`: what its sidecar, or the document, says. `sidecar`: the sidecar's name, if any."""
+    """A whole file. `payload`: what its sidecar, or the document, says. `sidecar`: the sidecar's name, if any.
+    `companions`: the names of its marker and checksum file."""
 
     folder: Folder
     name: str
     seen: Sighting
     payload: dict[str, Any] | None = None
     sidecar: str | None = None
+    companions: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -122,8 +127,12 @@ class Inspector:
             return Inner()
         partner = None if folder.documents else partner_of(base)
         if partner is not None and stat.S_ISREG(seen.mode):
-            return _wait_for_file(fd, partner)
-        return self._judge(fd, Ready(folder, name, seen), now)
+            return _wait_for_file(fd, partner, "holds the parameters of")
+        if folder.companions and (held := _held_by_companions(fd, folder, base)):
+            return held
+        return self._judge(
+            fd, Ready(folder, name, seen, companions=tuple(name + end for end in folder.companions)), now
+        )
 
     def _judge(self, fd: int, file: Ready, now: float) -> Finding:
         hold = self.holds.find(file.folder.absolute(file.name))
@@ -141,7 +150,8 @@ class Inspector:
             watched.look(seen, now)
         patience = Patience(self.settle_seconds, folder.settle_seconds)
         trust = self.mounts.trust(seen.device)
-        renamed = seen.inode in self.unfinished.get(folder.path, ())
+        # Who puts a marker beside a file has renamed or closed it before.
+        renamed = folder.done_marker or seen.inode in self.unfinished.get(folder.path, ())
         decision = decide(seen, watched, now, patience=patience, trust=trust, renamed=renamed, uid=self.uid)
         if watched is None and decision.state is not State.READY:
             watched = Watched.begin(seen, now)
@@ -153,6 +163,8 @@ class Inspector:
         base = ready.name.rpartition("/")[2]
         if ready.folder.documents:
             return _read_document(fd, ready, base)
+        if ready.folder.checksum and (finding := check_sum(fd, base)) is not None:
+            return finding
         beside = sidecar_of(base)
         if partner_of(beside) is None or not os.access(beside, os.F_OK, dir_fd=fd, follow_symlinks=False):
             return ready
@@ -177,10 +189,41 @@ class Inspector:
         return ready
 
 
-def _wait_for_file(fd: int, partner: str) -> Held:
+def _wait_for_file(fd: int, partner: str, what: str) -> Held:
     if os.access(partner, os.F_OK, dir_fd=fd, follow_symlinks=False):
-        return Held(Why.PARTNER, f"it holds the parameters of {shown(partner)} and is taken with it")
-    return Held(Why.FILE, f"it holds the parameters of {shown(partner)}, which is not there yet")
+        return Held(Why.PARTNER, f"it {what} {shown(partner)} and is taken with it")
+    return Held(Why.FILE, f"it {what} {shown(partner)}, which is not there yet")
+
+
+def _held_by_companions(fd: int, folder: Folder, base: str) -> Held | None:
+    """A marker or checksum file waits for its file, and a file for those."""
+    for ending, what in ((DONE, "says that all is there of"), (SUM, "holds the checksum of")):
+        if ending in folder.companions and base.endswith(ending) and base != ending:
+            return _wait_for_file(fd, base.removesuffix(ending), what)
+    for ending in folder.companions:
+        if not os.access(base + ending, os.F_OK, dir_fd=fd, follow_symlinks=False):
+            return Held(Why.MARKER, f"it waits for {shown(base + ending)}")
+    return None
+
+
+def check_sum(fd: int, base: str) -> Held | Refusal | None:
+    """What is wrong between a file and its checksum file, in the form of sha256sum(1); None if nothing is."""
+    try:
+        with os.fdopen(_open_beside(fd, base + SUM), "rb") as file:
+            said = file.read(MAX_SUM_BYTES).split()
+        if not said:
+            return Held(Why.MARKER, f"{shown(base + SUM)} has no content yet")
+        with os.fdopen(_open_beside(fd, base), "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return _unreadable(error)
+    if said[0].lower() == found.encode():
+        return None
+    return Refusal("checksum_mismatch", (f"its SHA-256 is {found}, and {shown(base + SUM)} says otherwise",))
+
+
+def _open_beside(fd: int, name: str) -> int:
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
 
 
 def _read_document(fd: int, ready: Ready, base: str) -> Finding:

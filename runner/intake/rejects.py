@@ -78,6 +78,10 @@ class Rejects:
         self._files.make_directory(os.path.dirname(target))
         self._write_reason(reject, target, now)
 
+    def has_reason(self, folder: Folder, name: str) -> bool:
+        """Whether a reason file is there for a file of that name, which then came back from the error folder."""
+        return os.access(self._reason_path(f"{folder.error_path}/{name}"), os.F_OK)
+
     def forget(self, folder: Folder, names: Iterable[str]) -> None:
         """Files were taken again: the reasons why they once were not are out of date."""
         if not os.access(folder.error_path, os.F_OK):

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from runner.errors import InvalidSubmission, LimitReached, RunnerError, Unavailable, UnknownHandler
+from runner.errors import InvalidSubmission, KeyConflict, LimitReached, RunnerError, Unavailable, UnknownHandler
 from runner.handlers import Handlers
 from runner.intake.admission import Origin, Submission
 from runner.intake.claims import Claims
-from runner.intake.folders import Folder
+from runner.intake.duplicates import Duplicates
+from runner.intake.folders import DONE, SUM, Folder
 from runner.intake.holds import Hold, Why, next_look
 from runner.intake.inspection import Finding, Gone, Held, Inner, Inspector, Ready, Refusal
 from runner.intake.keeping import Keeping
@@ -28,6 +29,7 @@ from runner.intake.names import is_utf8, shown
 from runner.intake.outbox import Outbox
 from runner.intake.rejects import Reject, Rejects, problems_of
 from runner.intake.sidecar import SUFFIX, sidecar_of
+from runner.intake.succession import Succession
 from runner.store import Store
 from runner.task import Status, Task
 
@@ -54,6 +56,7 @@ class Summary:
     refused: int = 0
     held: int = 0
     found: int = 0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Taking:
         self._outbox = outbox
         self._take = take
         self.keeping = keeping
+        self.duplicates = Duplicates(store, handlers, self._rejects)
+        self.succession = Succession(store)
         self.pause: Pause | None = None
         self.taken: OrderedDict[str, str] = OrderedDict()
         self.new_directories: list[tuple[Folder, str]] = []
@@ -154,7 +159,8 @@ class Taking:
         if isinstance(finding, Held):
             if finding.why is Why.PARTNER:
                 # Its input may be held because it was missing.
-                self._lanes.put_first(folder, (name.removesuffix(SUFFIX),))
+                partner = next(name.removesuffix(end) for end in (SUFFIX, DONE, SUM) if name.endswith(end))
+                self._lanes.put_first(folder, (partner,))
             self._hold(folder, name, finding, now, summary)
         elif isinstance(finding, Refusal):
             self._reject(Reject(folder, name, finding.code, finding.problems), finding.sidecar, now, summary)
@@ -180,7 +186,10 @@ class Taking:
             return
         self.pause = None
         for claim, answer in self._answers(claims):
-            if isinstance(answer, Task):
+            if _lost_race(claim, answer):
+                self._outbox.release(claim.entry)
+                self._lanes.put_first(claim.file.folder, (claim.file.name,))
+            elif isinstance(answer, Task):
                 self._note_taken(claim, answer, now, summary)
             elif isinstance(answer, Held):
                 self._outbox.release(claim.entry)
@@ -213,11 +222,36 @@ class Taking:
         handler = file.folder.handler or str((file.payload or {}).get("type", ""))
         entry = self._outbox.reserve(file.folder, file.name, handler)
         try:
-            return Claim(file, entry, self._claims.make(file, entry))
-        except InvalidSubmission as error:
-            self._outbox.release(entry)
+            claim = Claim(file, entry, self._claims.make(file, entry))
+            found = self.duplicates.look(file, claim.drop[0]) if file.folder.dedupe and entry else claim.drop[0]
+            if isinstance(found, Submission):
+                claim.drop = found, claim.drop[1]
+                return claim
+            self._settle_duplicate(claim, found, now, summary)
+        except RunnerError as error:
             self._note_refused(file, error, now, summary)
-            return None
+        except OSError as error:
+            reason = f"it cannot be read: {error.strerror or error}"
+            self._hold(file.folder, file.name, Held(Why.UNREADABLE, reason), now, summary)
+        self._outbox.release(entry)
+        return None
+
+    def _settle_duplicate(self, claim: Claim, found: Task | Held, now: float, summary: Summary) -> None:
+        """It has the content of an earlier task: of one that runs, or of one whose result is there."""
+        file = claim.file
+        if isinstance(found, Held):
+            self._hold(file.folder, file.name, found, now, summary)
+            return
+        assert claim.entry is not None
+        path = file.folder.absolute(file.name)
+        if not self.duplicates.show(file, found, claim.entry):
+            self._lanes.add(file.folder, (file.name,))
+            return
+        self._holds.release(path)
+        self._remove_beside(file)
+        self._remember(path, found.id)
+        summary.duplicates += 1
+        _log.info("%s has the same content as task %s, whose result it gets", path, found.id)
 
     def _wait(self, error: Unavailable, now: float) -> None:
         """Nothing can be taken now: all folders wait."""
@@ -233,6 +267,8 @@ class Taking:
         if file.folder.is_kept:
             if task.drop is None or task.drop.outbox != claim.entry:
                 self._outbox.release(claim.entry)  # it was taken before a crash
+            if file.folder.supersede:
+                self.succession.follow(path, task)
             summary.taken += 1
             return
         if file.sidecar is not None:
@@ -242,11 +278,23 @@ class Taking:
             return
         if "/" in file.name:
             self._emptied.add((file.folder.path, file.name.rpartition("/")[0]))
-        self.taken[path] = task.id
-        if len(self.taken) > REMEMBERED:
-            self.taken.popitem(last=False)
+        self._remove_beside(file)
+        self._remember(path, task.id)
+        if file.folder.supersede:
+            self.succession.follow(path, task)
         summary.taken += 1
         self._retaken.setdefault(file.folder.path, (file.folder, []))[1].append(file.name)
+
+    def _remember(self, path: str, task_id: str) -> None:
+        self.taken[path] = task_id
+        if len(self.taken) > REMEMBERED:
+            self.taken.popitem(last=False)
+
+    def _remove_beside(self, file: Ready) -> None:
+        """The marker and the checksum of a file that was taken have done their work."""
+        for name in file.companions:
+            self._files.remove(file.folder.absolute(name))
+            self._holds.release(file.folder.absolute(name))
 
     def _note_not_taken(self, file: Ready, task: Task, now: float, summary: Summary) -> None:
         """The task was recorded, and then its file could not be moved. One that has changed or is gone is looked at
@@ -334,6 +382,14 @@ class Taking:
                 self._holds.release(reject.folder.absolute(sidecar))
             summary.refused += 1
             _log.info("%s was not taken: %s", reject.folder.absolute(reject.name), "; ".join(reject.problems))
+
+
+def _lost_race(claim: Claim, answer: Task | RunnerError | Held) -> bool:
+    """Whether another file of the same content became a task just before; this one is still in its folder."""
+    submission, origin = claim.drop
+    if not claim.file.folder.dedupe or submission.unique_key is None:
+        return False
+    return isinstance(answer, KeyConflict) or (isinstance(answer, Task) and answer.id != origin.task_id)
 
 
 def remove_if_idle(directory: str, now: float) -> bool:

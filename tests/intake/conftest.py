@@ -12,7 +12,7 @@ from runner.errors import RunnerError
 from runner.handlers import Handlers
 from runner.intake.admission import Admission, Origin, Submission
 from runner.intake.door import Door
-from runner.intake.folders import Folder, Folders
+from runner.intake.folders import Folder, Folders, manner_of
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
@@ -82,7 +82,8 @@ class Site:
         self.store = Store(self.data, _options(), self)
         self.handlers = Handlers(self.config.handlers_dir, self.config.handlers)
         self.handlers.load()
-        folders = Folders(self.store.layout.inbox, Ignored(self.config.inbox.ignore), self.further)
+        manner = manner_of(self.config.inbox)
+        folders = Folders(self.store.layout.inbox, Ignored(self.config.inbox.ignore), self.further, manner)
         self.outbox = Outbox(self.config.outbox, self.store, folders, flush_logs=lambda: None)
         admission = Admission(self.handlers, self.config.limits, self.config.queues, self.store.layout, self.gate)
         self.door = Door(self.store, admission, self.gate, lambda: datetime.now(UTC))
