@@ -6,6 +6,7 @@ an owner is alive. `locks/owner.json` beside it only says to people who that is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 
 from filelock import FileLock, Timeout
 
-from runner.errors import OwnerExists
+from runner.errors import CorruptRecord, OwnerExists
 from runner.store.files import Files, Layout
 
 POLL_SECONDS = 0.05
@@ -53,12 +54,14 @@ class Owner:
 
     def _sign(self) -> None:
         card = {"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-        self._files.replace(self._card, json.dumps(card).encode(), f"{self._card}.tmp")
+        # On a full disk nobody learns who owns the directory; that is no reason not to start.
+        with contextlib.suppress(OSError):
+            self._files.replace(self._card, json.dumps(card).encode(), f"{self._card}.tmp")
 
     def _exists(self) -> OwnerExists:
         try:
             card = json.loads(self._files.read(self._card))
             pid, since = int(card["pid"]), str(card["since"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, CorruptRecord, ValueError, KeyError, TypeError):
             return OwnerExists(f"another process owns {self._layout.data}")
         return OwnerExists(f"process {pid} owns {self._layout.data} since {since}", pid, since)

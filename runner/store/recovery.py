@@ -132,7 +132,9 @@ class _Recovery:
                 continue
             for entry in entries:
                 self._remember(entry)
-            if segment.damaged or (before is not None and segment.first_seq > self._found.last_seq + 1):
+            # Where the first segment is empty nothing says which number was the last one before it.
+            has_gap = bool(self._found.last_seq) and segment.first_seq > self._found.last_seq + 1
+            if segment.damaged or has_gap:
                 self._keep_copy(segment if segment.damaged or before is None else before)
             self._found.records += len(entries)
             self._found.last_segment = number

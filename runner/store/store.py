@@ -91,6 +91,7 @@ class Store:
         self.space = Space(self.files, self.layout.data, options.floors)
         self._live: dict[str, Task | bytes] = {}
         self._keys: dict[Key, str] = {}
+        self._arrivals = 0
         self._progress: dict[str, tuple[int, Progress]] = {}
         self._lock = threading.Lock()
         self._journal = Journal(self.files, self.layout.journal)
@@ -173,14 +174,18 @@ class Store:
 
     def find(self, task_id: str) -> Task | None:
         """A task as it is now, or None. Raises `Degraded` if its file cannot be read."""
-        task = self._find_live(task_id)
-        if task is not None:
-            return task
-        ended = self.writer.find(task_id)
-        if ended is not None:
-            return ended.task if isinstance(ended, Version) else None
-        # A retry may have brought it back into memory just now, before it ever had a file.
-        return self._read(task_id) or self._find_live(task_id)
+        while True:
+            arrivals = self._arrivals
+            task = self._find_live(task_id)
+            if task is not None:
+                return task
+            ended = self.writer.find(task_id)
+            if ended is not None:
+                return ended.task if isinstance(ended, Version) else None
+            task = self._read(task_id)
+            if task is not None or arrivals == self._arrivals:
+                return task
+            # It may have come back into memory behind our back, without ever having had a file.
 
     def live(self) -> Iterator[Task]:
         """Every unfinished task, in no order, as of some moment during the iteration."""
@@ -277,6 +282,7 @@ class Store:
                     self._live[task_id] = document.task
                 else:
                     ended.append(task_id)
+            self._arrivals += len(documents) - len(ended)
         self.writer.note(documents, users)
         with self._lock:
             for task_id in ended:
