@@ -1,4 +1,5 @@
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from runner.errors import Fenced, Unavailable
 from runner.execute.assignment import Ending, Stop
 from runner.store import TaskQuery
 from runner.task import FileState, Outcome, Progress, Source, Status, Task
-from tests.dispatch.test_dispatcher import outcomes, running
+from tests.dispatch.test_dispatcher import outcomes, running, syncs_held
 from tests.rig import LIMIT_SECONDS, Gate, Rig, gate_of
 
 RigMaker = Callable[..., Rig]
@@ -199,6 +200,25 @@ def test_an_attempt_that_is_cancelled_while_it_publishes_leaves_nothing_to_the_n
     ended = rig.until(task)
     assert rig.data.joinpath(ended.output_files[0]).read_text() == "attempt 2"
     assert any("attempt 1 came too late" in line for line in rig.log_of(task))
+
+
+def test_a_slot_is_held_until_the_outputs_are_recorded_or_removed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next attempt could publish its own first, and have those removed."""
+    task, gate = running(rig, outputs=["out"])
+    ended, over = rig.it.dispatcher.attempts.ended, threading.Event()
+
+    def end_and_tell(*arguments: Any) -> None:
+        ended(*arguments)
+        over.set()
+
+    monkeypatch.setattr(rig.it.dispatcher.attempts, "ended", end_and_tell)
+    with syncs_held(rig):
+        gate.open()
+        assert over.wait(LIMIT_SECONDS)
+        assert task.id in rig.it.dispatcher.attempts
+    rig.until(task)
+    rig.settle()
+    assert task.id not in rig.it.dispatcher.attempts
 
 
 def test_an_attempt_that_has_ended_is_neither_timed_out_nor_interrupted(rig: Rig) -> None:

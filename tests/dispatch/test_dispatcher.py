@@ -189,7 +189,8 @@ def test_a_clock_that_jumps_neither_loses_nor_rushes_anything(rig: Rig, jump: fl
     task = rig.submit("echo", delay=7200)
     rig.advance(jump)
     assert rig.until(rig.submit("echo")).status is Status.COMPLETED
-    assert rig.it.get(task.id).status is (Status.PENDING if jump < 7200 else Status.COMPLETED)
+    if jump < 7200:
+        assert rig.it.get(task.id).status is Status.PENDING
     rig.advance(7200 - jump)
     assert rig.until(task).status is Status.COMPLETED
 
@@ -314,6 +315,7 @@ def test_a_task_that_is_cancelled_while_its_attempt_does_not_end_waits_no_longer
     rig.it.cancel(task.id)
     rig.it.retry(task.id)
     rig.it.cancel(task.id)
+    assert rig.it.dispatcher.pending() == 0
     gate.open()
     free(rig, task)
     assert (gate.entered, rig.it.get(task.id).status) == (1, Status.CANCELLED)
