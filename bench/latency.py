@@ -22,7 +22,7 @@ def latency(place: Place, samples: int, durability: str) -> None:
     """Milliseconds over the Unix socket of an idle runner: submission → handler running, submission → acknowledged."""
     with fresh_workspace(place, "latency", durability) as workspace:
         with serving(workspace) as (_, connection), stamping(workspace) as stamps:
-            for _ in range(WARM_UP):
+            for _ in range(min(WARM_UP, samples)):
                 _sample(connection, stamps)
             found = [_sample(connection, stamps) for _ in range(samples)]
         starts, acks = ([pair[n] for pair in found] for n in range(2))
