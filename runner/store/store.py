@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -125,8 +126,9 @@ class Store:
         return found
 
     def settle(self) -> None:
-        """Everything that was submitted before is durable, and told, when this returns."""
-        self.commit(())
+        """Everything that was submitted before is durable or refused, and told, when this returns."""
+        with suppress(Unavailable):
+            self.commit(())
 
     def close(self) -> None:
         """Commits and writes all that was submitted, makes a last checkpoint, and lets go of the files. What the disk
