@@ -132,7 +132,7 @@ class Gate:
     def wait(self) -> None:
         """For handlers: comes, and goes on when the gate is open."""
         self.enter()
-        self._opened.wait(LIMIT_SECONDS)
+        self._opened.wait(2 * LIMIT_SECONDS)
 
     def is_open(self, seconds: float) -> bool:
         """For handlers that look from time to time: whether it is open now, or opens before so long."""

@@ -244,6 +244,7 @@ def test_the_end_of_a_deleted_task_is_nobodys(rig: Rig) -> None:
         publishing.await_entered()
         rig.it.cancel(task.id)
         rig.it.delete(task.id)
+        rig.it.store.writer.flush()
     free_slots(rig)
     assert not rig.data.joinpath("results", "local", task.id).exists()
 

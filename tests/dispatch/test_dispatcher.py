@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from runner import task as transitions
+from runner.dispatch import dispatcher
 from runner.dispatch.dispatcher import MAX_TICK_SECONDS
 from runner.dispatch.limits import Lane, Limit, Scope
-from runner.errors import DiskFull, IllegalTransition
+from runner.errors import DiskFull, IllegalTransition, RunnerError, ShuttingDown, Unavailable
 from runner.events import Watcher
 from runner.service import limit_rules
 from runner.store import Create, Update
@@ -329,8 +330,9 @@ def free(rig: Rig, task: Task) -> None:
     change_limits(rig, **{"global": 5})
 
 
-def test_a_cancelled_start_is_no_start(make_rig: RigMaker) -> None:
-    """Both are on their way to the disk, the cancel first: the slot goes to the next."""
+def test_a_cancelled_start_is_no_start(make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are on their way to the disk, the cancel first: the slot goes to the next, and at once."""
+    monkeypatch.setattr(dispatcher, "MAX_TICK_SECONDS", 2 * LIMIT_SECONDS)
     rig = make_rig(limits__global=1)
     _, gate = running(rig)
     task, other = rig.submit("stubborn", gate=rig.gate()), rig.submit("echo")
@@ -406,6 +408,30 @@ def test_a_task_waits_for_its_handler_to_come_back(make_rig: RigMaker) -> None:
     rig.it.handlers.refresh_changed()
     rig.advance(10)
     assert rig.until(task).result == 1
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(Unavailable("no processes"), 10), (ShuttingDown("closed"), 0)])
+def test_a_start_that_no_executor_takes_is_put_back(
+    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch, error: RunnerError, seconds: float
+) -> None:
+    """The task is tried again later, or by the next owner, and has used up nothing."""
+    rig = make_rig(limits__global=1)
+    _, gate = running(rig)
+    task = rig.submit("echo")
+    run, refused = rig.it._executors.run, []
+
+    def refuse_once(*arguments: Any) -> None:
+        refused.append(arguments)
+        if len(refused) == 1:
+            raise error
+        run(*arguments)
+
+    monkeypatch.setattr(rig.it._executors, "run", refuse_once)
+    gate.open()
+    rig.when(task, lambda now: now.attempt > 0)
+    rig.advance(seconds)
+    ended = rig.until(task)
+    assert (ended.status, outcomes(ended)) == (Status.COMPLETED, [Outcome.SNOOZED, Outcome.COMPLETED])
 
 
 # Waiting for files
