@@ -110,8 +110,8 @@ class Service:
             weights={name: queue.weight for name, queue in config.queues.items()},
             clock=clock,
         )
-        admission = Admission(self.handlers, config.limits, config.queues, self.store.layout, self.dispatcher)
-        self.door = Door(self.store, admission, self.dispatcher, clock)
+        self._admission = Admission(self.handlers, config.limits, config.queues, self.store.layout, self.dispatcher)
+        self.door = Door(self.store, self._admission, self.dispatcher, clock)
         self.dispatcher.attempts.chain = self.door
         manner = manner_of(config.inbox)
         further = tuple(configured_folder(folder, manner) for folder in config.inbox.folders)
@@ -336,8 +336,9 @@ class Service:
         return self._cleanup.run_once(mode)
 
     def change_limits(self, config: Config) -> None:
-        """Other limits and weights from now on."""
+        """Other limits, queues and weights from now on."""
         self.config = config
+        self._admission.change(config.limits, config.queues)
         self._apply_limits()
 
     # What the store says

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from runner import task as transitions
-from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, Refused, RunnerError, UnknownHandler
+from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, RunnerError, UnknownHandler
 from runner.intake.admission import Admission, Admitted, Arrival, Origin, Submission, same_content
 from runner.store import Create, Handover, Identity, KeyTaken, Store, Update
 from runner.store.committer import Done, Ticket
+from runner.store.space import is_full
 from runner.task import DRAFT, Drop, Source, Status, Task, TaskError
 
 ROOM_SECONDS = 10.0
@@ -387,5 +388,7 @@ def _child_of(parent: Task, arrivals: tuple[Arrival, ...]) -> Origin:
     return Origin(Source.CHAIN, parent.user_id, arrivals, parent_id=parent.id, batch_id=parent.batch_id)
 
 
-def _unreadable(error: OSError) -> Refused:
+def _unreadable(error: OSError) -> RunnerError:
+    if is_full(error):
+        return DiskFull(f"there is no room for the file: {error.strerror}")
     return InvalidSubmission((Problem("/inputs", f"{error.filename}: {error.strerror}"),))

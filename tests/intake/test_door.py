@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -95,6 +96,18 @@ def test_a_file_that_cannot_be_brought_in_is_a_refusal_that_stores_nothing(site:
     gone = Arrival(site.root / "gone", "b.txt", 5)
     with pytest.raises(InvalidSubmission, match="/inputs: .*No such file"):
         submit(site, file(site), gone)
+    assert (uploads(site), count(site)) == ([], 0)
+
+
+def test_a_disk_without_room_for_the_file_is_said_to_be_full(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the file's fault, so a client may come again."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a.txt")
+
+    monkeypatch.setattr(site.store.files, "link", refuse)
+    with pytest.raises(DiskFull, match="no room for the file"):
+        submit(site, file(site))
     assert (uploads(site), count(site)) == ([], 0)
 
 
