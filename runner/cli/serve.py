@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -59,6 +60,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         # Before anything runs: an address that is taken is the user's mistake, and no task's business.
         tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
         service.run_tasks()
+        spare_the_collector()
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp))
         patience = Patience(max_connections=min(config.http.max_connections, _allow_descriptors() // 2))
         announce = partial(_print_addresses, options, config, tcp)
@@ -79,6 +81,14 @@ def _allow_descriptors() -> int:
 def _end(_signal: int, _frame: object) -> NoReturn:
     """SIGTERM before the server listens to it, and during the drain: what is open is closed on the way out."""
     sys.exit(Exit.OK)
+
+
+def spare_the_collector() -> None:
+    """What has been loaded stays, and tasks hold no cycles: Python's collector would look at all of it again and again,
+    for a tenth of the time that a short task takes (measured)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _end_loudly(failure: threading.ExceptHookArgs) -> None:

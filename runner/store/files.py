@@ -24,6 +24,12 @@ HAS_SYNCFS: Final = hasattr(_libc, "syncfs")
 _LINK_OR_SOCKET: Final = frozenset({errno.ELOOP, errno.ENXIO})
 
 
+def give_back_memory() -> None:
+    """Freed memory that the C library keeps goes back to the system, where the library can do that (glibc)."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 class Files:
     """The primitives, each one system call, and the few operations that are built on them."""
 

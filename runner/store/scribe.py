@@ -149,7 +149,7 @@ class ScribePen:
     def _ask_once_more(self, message: bytes) -> Any:
         try:
             return self._ask(message)
-        except EOFError as error:
+        except (EOFError, BrokenPipeError) as error:
             raise OSError(None, "the scribe process dies whenever it is to write", self._layout.tasks) from error
 
     def _reap(self) -> None:

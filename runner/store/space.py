@@ -1,6 +1,7 @@
 """Room on the disk: floors that pause intake before the disk is full, and the ballast that lets running tasks end.
 
-On a full ext4 nothing can be written, but an unlink works (measured); so a file of some MiB is kept to be given up.
+On a full ext4 nothing can be written, but an unlink works (measured); so a file of some MiB is kept to be given up, and
+some empty ones: without an inode no file can be replaced, and no runner started.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from dataclasses import dataclass
 from runner.store.files import Files
 
 
+BALLAST_INODES = 16
+"""What a start needs: a segment, the index's log and shared memory, a temporary file; and some to spare."""
+
+
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Below these, intake pauses: free bytes, free inodes. `ballast_bytes` is the size of the ballast file."""
+    """Below these, intake pauses: free bytes, free inodes. `ballast_bytes` is the size of the ballast; 0: there is none."""
 
     min_free_bytes: int
     min_free_inodes: int
@@ -58,6 +63,7 @@ class Space:
         self._files = files
         self._directory = directory
         self._ballast = f"{directory}/locks/ballast"
+        self._inodes = tuple(f"{directory}/locks/ballast.{number}" for number in range(BALLAST_INODES))
         self._floors = floors
         self._lock = threading.Lock()
         self.shortage: str | None = None
@@ -81,7 +87,7 @@ class Space:
         """Gives the ballast's bytes back to whoever must write now. A disk that refuses even that has none to give."""
         with self._lock, contextlib.suppress(OSError):
             self.report_full()
-            self._files.remove(self._ballast)
+            self._remove_ballast()
 
     def _restore_ballast(self) -> None:
         if self._floors.ballast_bytes == 0 or os.path.exists(self._ballast):
@@ -91,11 +97,18 @@ class Space:
         except OSError:
             # No room for it after all; the next check tries again.
             with contextlib.suppress(OSError):
-                self._files.remove(self._ballast)
+                self._remove_ballast()
 
     def _fill_ballast(self) -> None:
+        """The file of bytes comes last: where it is, all of it is."""
+        for path in self._inodes:
+            self._files.close(self._files.open(path, os.O_WRONLY | os.O_CREAT))
         fd = self._files.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             self._files.allocate(fd, self._floors.ballast_bytes)
         finally:
             self._files.close(fd)
+
+    def _remove_ballast(self) -> None:
+        for path in (self._ballast, *self._inodes):
+            self._files.remove(path)

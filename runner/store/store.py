@@ -18,7 +18,7 @@ from runner.store.blobs import Blobs
 from runner.store.changes import Change, Create, Key, SaveUser, Update
 from runner.store.checkpoint import Checkpointer, CheckpointRule
 from runner.store.committer import Committer, Done, Durability, Group, Listener, Ticket
-from runner.store.files import Files, Layout
+from runner.store.files import Files, Layout, give_back_memory
 from runner.store.index import Index
 from runner.store.journal import Journal
 from runner.store.query import TaskPage, TaskQuery
@@ -28,11 +28,15 @@ from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
 from runner.store.space import Floors, Space, is_full
 from runner.store.users import User
 from runner.store.writer import Document, Pace, Version, Writer
-from runner.task import Progress, Status, Task, estimate, from_json
+from runner.task import Progress, Status, Task, estimate, from_json, to_compact_json
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}\.[0-9]+(\.scratch)?")
 _log = logging.getLogger(__name__)
+
+
+TRIM_AFTER = 10_000
+"""After so many tasks have been made smaller, what they took is given back to the system."""
 
 
 class StorageInterface(Protocol):
@@ -103,6 +107,7 @@ class Store:
             self.files, self.layout, self._journal, self.committer, self.writer, self.space, options.checkpoint
         )
         self._threads: dict[str, threading.Thread] = {}
+        self._compacted = 0
 
     def open(self, progress: Callable[[str], None] = lambda line: None) -> Recovered:
         """Recovers and begins to commit. `progress` is told what takes long. Raises `FormatError`, `OSError`."""
@@ -348,11 +353,17 @@ class Store:
                         del self._keys[key]
 
     def _compact(self, written: Sequence[Version]) -> None:
-        """Tasks that wait are kept as JSON: a third of the memory of the object, and most of them wait for long."""
+        """Tasks that wait are kept as JSON without defaults: an eighth of the memory, and most wait for long."""
+        waiting = [task for task, _ in written if task.status is not Status.PROCESSING and not task.is_terminal]
+        compacted = [(task, to_compact_json(task)) for task in waiting if self._live.get(task.id) is task]
         with self._lock:
-            for task, body in written:
-                if task.status is not Status.PROCESSING and self._live.get(task.id) is task:
+            for task, body in compacted:
+                if self._live.get(task.id) is task:
                     self._live[task.id] = body
+        self._compacted += len(compacted)
+        if self._compacted >= TRIM_AFTER:
+            self._compacted = 0
+            give_back_memory()
 
     def _with_progress(self, task: Task) -> Task:
         attempt, progress = self._progress.get(task.id, (0, None))
