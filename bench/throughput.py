@@ -16,6 +16,7 @@ from bench.filling import count_completed, fill
 from bench.machine import peak_mb
 from bench.report import NotMeasured, Report, print_report
 from bench.workspace import Place, Workspace, fresh_workspace, place_options
+from runner.cli.serve import spare_the_collector
 from runner.config import Config
 from runner.errors import RunnerError
 from runner.intake.admission import Origin, Submission
@@ -102,6 +103,7 @@ def _run(workspace: Workspace, tasks: int, batch: int, finished: int) -> Run:
     service = CountingService(workspace.config, tally)
     # When something fails it is not closed: that would wait for what will not come. All its threads are daemons.
     service.start()
+    spare_the_collector()  # as `runner serve` does
     cpu, began = os.times(), time.perf_counter()
     _submit(service, tasks, batch)
     submitted = time.perf_counter()
