@@ -14,18 +14,24 @@ from dataclasses import dataclass
 
 from runner.store.files import Files
 
-
 BALLAST_INODES = 16
 """What a start needs: a segment, the index's log and shared memory, a temporary file; and some to spare."""
 
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Below these, intake pauses: free bytes, free inodes. `ballast_bytes` is the size of the ballast; 0: there is none."""
+    """Below these, intake pauses: free bytes, free inodes. `ballast_bytes` is the size of the ballast; 0: there
+    is none."""
 
     min_free_bytes: int
     min_free_inodes: int
     ballast_bytes: int
+
+    @property
+    def for_ballast(self) -> Floors:
+        """Above these, there is room for the ballast, and for as much again."""
+        free_bytes = self.min_free_bytes + 2 * self.ballast_bytes
+        return Floors(free_bytes, self.min_free_inodes + 2 * BALLAST_INODES, self.ballast_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class Space:
             room = measure(self._directory)
             self.shortage = shortage(room, self._floors)
             # Not as soon as there is room, or it would take from those for whom it was given up.
-            if room.free_bytes >= self._floors.min_free_bytes + 2 * self._floors.ballast_bytes:
+            if shortage(room, self._floors.for_ballast) is None:
                 self._restore_ballast()
             return self.shortage
 

@@ -115,11 +115,12 @@ class Store:
             self.files.make_directory(directory)
         check_format(self.files, self.layout)
         try:
-            found = self._recover(progress)
-            self._begin(found)
-        except BaseException:
-            self._let_go()
-            raise
+            found = self._begin(progress)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.space.release_ballast()
+            found = self._begin(progress)
         for name, run in (
             ("committer", self.committer.run),
             ("syncer", self.committer.run_syncer),
@@ -298,26 +299,26 @@ class Store:
 
     # Steps
 
+    def _begin(self, progress: Callable[[str], None]) -> Recovered:
+        try:
+            found = self._recover(progress)
+            self._clear_attempts()
+            self._live = {task.id: task for task in found.live}
+            self.writer.open()
+            self.checkpointer.open(has_leftovers=found.records > 0)
+            self._journal.open(found.last_segment + 1, found.last_seq)
+            self.space.check()
+        except BaseException:
+            self._let_go()
+            raise
+        return found
+
     def _recover(self, progress: Callable[[str], None]) -> Recovered:
         lock = wait_for_scribe(self.layout)
         try:
             return recover(self.files, self.layout, self.index, progress)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self.index.close()
-            self.space.release_ballast()
-            return recover(self.files, self.layout, self.index, progress)
         finally:
             os.close(lock)
-
-    def _begin(self, found: Recovered) -> None:
-        self._clear_attempts()
-        self._live = {task.id: task for task in found.live}
-        self.writer.open()
-        self.checkpointer.open(has_leftovers=found.records > 0)
-        self._journal.open(found.last_segment + 1, found.last_seq)
-        self.space.check()
 
     def _clear_attempts(self) -> None:
         """Nothing of what an earlier owner's attempts wrote may end up among the outputs of others."""

@@ -94,6 +94,17 @@ def test_a_shortage_ends_when_there_is_room_again(disk: Disk) -> None:
     assert disk.space.check() is None
 
 
+def test_inodes_are_kept_too_and_come_back_only_when_there_are_plenty(disk: Disk) -> None:
+    """Without one no file can be replaced, and no runner started."""
+    disk.space.check()
+    folder = disk.ballast.parent
+    assert len(os.listdir(folder)) == 1 + module.BALLAST_INODES
+    disk.space.release_ballast()
+    disk.room = Room(10_000, 9 + 2 * module.BALLAST_INODES)
+    disk.space.check()
+    assert os.listdir(folder) == []
+
+
 @pytest.mark.parametrize("call", ["open", "allocate"])
 def test_a_ballast_that_cannot_be_laid_leaves_nothing_and_is_tried_again(
     disk: Disk, files: FaultyFiles, call: str
@@ -101,7 +112,7 @@ def test_a_ballast_that_cannot_be_laid_leaves_nothing_and_is_tried_again(
     """There was less room than it seemed."""
     files.fail(call, code=errno.ENOSPC, times=1)
     assert disk.space.check() is None
-    assert not disk.ballast.exists()
+    assert os.listdir(disk.ballast.parent) == []
     disk.space.check()
     assert disk.ballast.exists()
 
