@@ -126,8 +126,9 @@ class Attempts:
             handler = self._handlers.get(task.type)
             running = self._running[task.id] = Running(self._assign(task, handler), lane, _deadline(task))
             self._executor.run(running.assignment, self)
-        except RunnerError as error:
-            self._put_back(task, lane, error)
+        except (RunnerError, OSError, RuntimeError) as error:
+            # The last two: no thread or descriptor is left. We are on the thread of the store, which must go on.
+            self._put_back(task, lane, error if isinstance(error, RunnerError) else Unavailable(str(error)))
             return float("inf")
         return running.deadline
 

@@ -14,7 +14,7 @@ from runner import task as transitions
 from runner.dispatch import dispatcher
 from runner.dispatch.dispatcher import MAX_TICK_SECONDS
 from runner.dispatch.limits import Lane, Limit, Scope
-from runner.errors import DiskFull, IllegalTransition, RunnerError, ShuttingDown, Unavailable
+from runner.errors import DiskFull, IllegalTransition, ShuttingDown, Unavailable
 from runner.events import Watcher
 from runner.service import limit_rules
 from runner.store import Create, Update
@@ -410,9 +410,12 @@ def test_a_task_waits_for_its_handler_to_come_back(make_rig: RigMaker) -> None:
     assert rig.until(task).result == 1
 
 
-@pytest.mark.parametrize(("error", "seconds"), [(Unavailable("no processes"), 10), (ShuttingDown("closed"), 0)])
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [(Unavailable("no processes"), 10), (ShuttingDown("closed"), 0), (RuntimeError("can't start new thread"), 10)],
+)
 def test_a_start_that_no_executor_takes_is_put_back(
-    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch, error: RunnerError, seconds: float
+    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: float
 ) -> None:
     """The task is tried again later, or by the next owner, and has used up nothing."""
     rig = make_rig(limits__global=1)
