@@ -61,7 +61,7 @@ def once(ctx: Context, gate: str) -> str:
 
 
 @handler(retries=2, backoff={"base": 10, "factor": 2, "jitter": 0})
-def act(ctx: Context, script: list[str]) -> str:
+def act(ctx: Context, script: list[str], gate: str = "") -> str:
     """Do what the script says for this attempt; its last line is for all that follow."""
     verb, _, seconds = script[min(ctx.task.attempt, len(script)) - 1].partition(" ")
     ctx.log.info("attempt %d: %s", ctx.task.attempt, verb)
@@ -73,6 +73,8 @@ def act(ctx: Context, script: list[str]) -> str:
         raise Retry(seconds)
     if verb == "snooze":
         raise Snooze(seconds)
+    while verb == "wait" and not gate_of(gate).is_open(0.005):
+        ctx.check()
     return verb
 
 
@@ -254,11 +256,11 @@ class Rig:
         wanted = statuses or (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
         return self.when(task, lambda now: now.status in wanted)
 
-    def when(self, task: Task, is_so: Callable[[Task], bool]) -> Task:
-        """The task, once that is so."""
+    def when(self, task: Task, is_so: Callable[[Task], bool], seconds: float = LIMIT_SECONDS) -> Task:
+        """The task, once that is so; each change of it may take so long."""
         with self.it.events.subscribe({task.id}) as watcher:
             while not is_so(now := self.it.get(task.id)):
-                assert watcher.get(LIMIT_SECONDS) is not None, f"still {now.status}, attempt {now.attempt}"
+                assert watcher.get(seconds) is not None, f"still {now.status}, attempt {now.attempt}"
         return now
 
     def settle(self) -> None:
