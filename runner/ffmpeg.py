@@ -314,7 +314,9 @@ def run(
     progress = Progress()
     with _start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
         for block in _read_blocks(child.output(check)):
-            progress = _parse_progress(block, duration_seconds)
+            told = _parse_progress(block, duration_seconds)
+            # ffmpeg's time goes back when a stream that was ahead has ended; nobody's progress does.
+            progress = replace(told, percentage=max(progress.percentage, told.percentage))
             if on_progress is not None:
                 on_progress(progress)
         complaints = child.finish(check)
