@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from runner.task import Attempt, FileState, Outcome, Progress, Source, Status, T
 Say: TypeAlias = Callable[[str], None]
 
 _LAST_CALL_SECONDS: Final = 10.0
+_LOOK_UP_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _run(assignment: Assignment, onlooker: _Onlooker) -> Ending:
     key = (assignment.task.id, assignment.task.attempt)
     try:
         executors.run(assignment, onlooker)
-        if not onlooker.done.wait(assignment.handler.options.timeout_seconds):
+        if not _wait(onlooker.done, assignment.handler.options.timeout_seconds):
             executors.stop(*key, Stop.TIMED_OUT)
             onlooker.done.wait(_LAST_CALL_SECONDS)
     except KeyboardInterrupt:
@@ -80,6 +82,15 @@ def _run(assignment: Assignment, onlooker: _Onlooker) -> Ending:
     finally:
         executors.close(grace_seconds=0)
     return onlooker.ending or stopped(Stop.TIMED_OUT)
+
+
+def _wait(event: threading.Event, seconds: float | None) -> bool:
+    """Wait, looking up now and then: Ctrl-C does not wake the main thread if the kernel gave it to another one."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while not event.wait(_LOOK_UP_SECONDS):
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+    return True
 
 
 def _publish(private: Path, output_dir: Path) -> tuple[Path, ...]:
