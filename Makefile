@@ -39,14 +39,14 @@ setup-dev: .venv/dev.stamp
 
 .venv/run.stamp: requirements/run.txt pyproject.toml .venv/made.stamp
 	@echo "Installing into .venv; this happens once and takes about a minute."
-	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --require-hashes -r requirements/run.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # dev.txt holds all of run.txt in the same versions.
 .venv/dev.stamp: requirements/dev.txt requirements/run.txt pyproject.toml .venv/made.stamp
 	@echo "Installing into .venv, with the tools for tests; this happens once."
-	@$(PIP) --require-hashes -r requirements/dev.txt
+	@$(PIP) --no-deps --require-hashes -r requirements/dev.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch .venv/run.stamp $@
 
@@ -81,7 +81,7 @@ soak: setup-dev
 # uv keeps the versions that the files name already; `make upgrade` asks for the newest.
 lock: setup-dev
 	@$(COMPILE) $(UPGRADE) --output-file requirements/run.txt
-	@$(COMPILE) $(UPGRADE) --extra dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	@$(COMPILE) $(UPGRADE) $(addprefix --extra ,crawl dev grpc ml otel redis) --constraint requirements/run.txt --output-file requirements/dev.txt
 
 upgrade:
 	@$(MAKE) lock UPGRADE=--upgrade
