@@ -12,12 +12,13 @@ lower 20. As text (`stream_id`) they are `<ms>-<rest>`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -185,11 +186,12 @@ class Watcher:
 class Events:
     """Tells what happens. Every method may be called from any thread.
 
-    The thread that tells is started by the first thing that there is to tell and ends with `close`.
+    The thread that tells is started by the first thing that there is to tell and ends with `close`. `is_gone` says
+    whether a task has been removed.
     """
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = TaskLogs(logs)
+    def __init__(self, logs: Path, is_gone: Callable[[str], bool] = lambda task_id: False) -> None:
+        self._logs = TaskLogs(logs, is_gone)
         self._untold: deque[_Untold] = deque()
         self._changed = threading.Condition()
         self._index = threading.Lock()
@@ -396,11 +398,13 @@ class Events:
 class TaskLogs:
     """The files `logs/<task id>.jsonl`: one JSON object a line, append-only, not durable on their own.
 
-    Disk trouble loses lines, never a task: it is logged once until an append succeeds again.
+    Disk trouble loses lines, never a task: it is logged once until an append succeeds again. A task that `is_gone` has
+    no log: an attempt that nobody waits for may go on talking long after it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, is_gone: Callable[[str], bool] = lambda task_id: False) -> None:
         self._directory = str(directory)
+        self._is_gone = is_gone
         self._failed = False
 
     def append(self, events: Iterable[Event]) -> None:
@@ -410,7 +414,10 @@ class TaskLogs:
             if event.kind in (Kind.PROGRESS, Kind.LOG):
                 lines.setdefault(event.task_id, []).append(_line_of(event))
         for task_id, said in lines.items():
-            self._append(self._path(task_id), b"".join(said))
+            path = self._path(task_id)
+            # Asked after the file was made: a removal that comes later takes it away, as it does all of the task's.
+            if self._append(path, b"".join(said)) and self._is_gone(task_id):
+                self._remove(path)
 
     def read(self, task_id: str, after: int = 0) -> Iterator[Event]:
         """The events with numbers above `after`; lines that a crash cut short are passed over."""
@@ -426,11 +433,14 @@ class TaskLogs:
     def _path(self, task_id: str) -> str:
         return f"{self._directory}/{task_id}.jsonl"
 
-    def _append(self, path: str, data: bytes) -> None:
+    def _append(self, path: str, data: bytes) -> bool:
+        """Whether the file is a new one."""
+        is_new = False
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, data if _ends_with_newline(fd) else b"\n" + data)
+                is_new = os.fstat(fd).st_size == 0
+                os.write(fd, data if is_new or _ends_with_newline(fd) else b"\n" + data)
             finally:
                 os.close(fd)
             self._failed = False
@@ -438,6 +448,11 @@ class TaskLogs:
             if not self._failed:
                 _log.warning("cannot write %s, its lines are lost: %s", path, error)
             self._failed = True
+        return is_new
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 a Path for one system call is not worth it
 
 
 def _shortened(message: str) -> str:
@@ -446,8 +461,7 @@ def _shortened(message: str) -> str:
 
 
 def _ends_with_newline(fd: int) -> bool:
-    size = os.fstat(fd).st_size
-    return size == 0 or os.pread(fd, 1, size - 1) == b"\n"
+    return os.pread(fd, 1, os.fstat(fd).st_size - 1) == b"\n"
 
 
 def _line_of(event: Event) -> bytes:

@@ -97,7 +97,7 @@ class Service:
         files = MeteredFiles(self.meters.sync_seconds.observe)
         self.store = Store(config.data_dir, _store_options(config, role), self, files)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
-        self.events = Events(Path(self.store.layout.logs))
+        self.events = Events(Path(self.store.layout.logs), self.store.is_gone)
         self._owner = Owner(self.store.files, self.store.layout)
         self._executors = Executors()
         self.dispatcher = Dispatcher(

@@ -195,6 +195,13 @@ class Store:
                 return task
             # It may have come back into memory behind our back, without ever having had a file.
 
+    def is_gone(self, task_id: str) -> bool:
+        """Whether there is no such task; False while the disk does not say."""
+        try:
+            return task_id not in self._live and self.find(task_id) is None
+        except Degraded:
+            return False
+
     def live(self) -> Iterator[Task]:
         """Every unfinished task, in no order, as of some moment during the iteration."""
         for task_id in tuple(self._live):

@@ -369,6 +369,17 @@ def test_a_parent_that_was_cancelled_has_no_child(rig: Rig) -> None:
     assert not list(rig.data.joinpath("uploads").rglob("out"))
 
 
+def test_what_a_lost_attempt_still_says_makes_no_log_for_a_task_that_is_deleted(rig: Rig) -> None:
+    """Its handler goes on for as long as it likes; the task and all that was its own stay gone."""
+    task, gate = running(rig, outputs=["out"])
+    rig.it.cancel(task.id)
+    rig.it.delete(task.id)
+    rig.it.store.writer.flush()
+    gate.open()
+    free_slots(rig)
+    assert [str(path) for path in rig.data.rglob("*") if task.id in path.name] == []
+
+
 @pytest.mark.parametrize("outputs", [["a.png"], []])
 def test_a_chain_that_is_refused_says_so_in_the_parents_log(rig: Rig, outputs: list[str]) -> None:
     """The parent's work is done all the same."""

@@ -101,6 +101,21 @@ def test_a_task_that_goes_while_all_are_told_is_left_out(lazy_store: Store) -> N
     assert list(telling) == []
 
 
+def test_a_task_is_gone_when_it_was_removed_and_not_while_the_disk_does_not_say(
+    lazy_store: Store, files: FaultyFiles
+) -> None:
+    """Whoever asks is about to remove something."""
+    create(lazy_store, "wait", "done", "removed")
+    finish(lazy_store, "done")
+    finish(lazy_store, "removed")
+    lazy_store.commit((Remove("removed"),))
+    lazy_store.writer.flush()
+    files.fail("open", "done.json")
+    assert [lazy_store.is_gone(task_id) for task_id in ("wait", "done", "removed", "never")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+
+
 def test_progress_is_seen_at_once_while_its_attempt_runs(lazy_store: Store) -> None:
     """It is not durable until it is reported; and belongs to one attempt."""
     create(lazy_store, "t1")
