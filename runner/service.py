@@ -211,6 +211,23 @@ class Service:
         """A draft gets one more file."""
         return self.door.add_input(self.get(task_id, user_id), arrival)
 
+    def replace_inputs(self, task_id: str, arrival: Arrival, user_id: str | None = None) -> Task:
+        """A draft gets a file in the place of those that it has."""
+        return self.door.replace_inputs(self.get(task_id, user_id), arrival)
+
+    def drop_input(self, task_id: str, path: str, user_id: str | None = None) -> Task:
+        """A draft loses one of its files: `path` as its `input_files` say it."""
+        return self.door.drop_input(self.get(task_id, user_id), path)
+
+    def revise(self, task_id: str, change: Callable[[Task], dict[str, str]], user_id: str | None = None) -> Task:
+        """A draft gets the `metadata` that `change` makes of its latest version."""
+        now = self._clock()
+        return self._update(task_id, user_id, None, lambda task: moves.revise(task, change(task), now))
+
+    def begin_again(self, task_id: str, payload: dict[str, Any], user_id: str | None = None) -> Task:
+        """A failed or cancelled task joins the queue again, with another payload."""
+        return self.door.begin_again(self.get(task_id, user_id), payload)
+
     def begin(self, task_id: str, payload: dict[str, Any] | None = None, user_id: str | None = None) -> Task:
         """A draft is complete and joins the queue; `payload` None: with the one that it has."""
         return self.door.begin(self.get(task_id, user_id), payload)
@@ -223,6 +240,13 @@ class Service:
         if user_id is not None and task.user_id != user_id:
             raise NotFound("task", task_id)
         return task
+
+    def resolve(self, prefix: str, user_id: str | None = None) -> Task:
+        """The one task whose id begins like this. Raises `NotFound` where there is none, or more than one."""
+        found = self.store.ids_beginning(prefix) if NAME.fullmatch(prefix) else []
+        if len(found) != 1:
+            raise NotFound("task", prefix)
+        return self.get(found[0], user_id)
 
     def list_tasks(self, query: TaskQuery) -> TaskPage:
         """Part of the list of tasks, newest first."""

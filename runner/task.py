@@ -291,6 +291,33 @@ def receive_input(task: Task, path: str, filename: str, size: int, now: datetime
     )
 
 
+def replace_inputs(task: Task, path: str, filename: str, size: int, now: datetime) -> Task:
+    """A draft got another input file in the place of all that it had."""
+    fresh = _copy(task, {"input_files": (), "original_filename": None, "file_size": None})
+    return receive_input(fresh, path, filename, size, now)
+
+
+def drop_input(task: Task, path: str, size: int, now: datetime) -> Task:
+    """A draft loses one of its input files. Without any it stays what it is, and cannot be started."""
+    if task.status not in DRAFT or path not in task.input_files:
+        raise IllegalTransition(task.id, task.status, "lose that input file")
+    left = tuple(known for known in task.input_files if known != path)
+    return _change(
+        task,
+        now,
+        input_files=left,
+        original_filename=task.original_filename if left[:1] == task.input_files[:1] else _name_of(left),
+        file_size=max(0, (task.file_size or 0) - size),
+    )
+
+
+def revise(task: Task, metadata: dict[str, str], now: datetime) -> Task:
+    """A draft gets other notes. One that has them stays as it is."""
+    if task.status not in DRAFT:
+        raise IllegalTransition(task.id, task.status, "be revised")
+    return task if task.metadata == metadata else _change(task, now, metadata=metadata)
+
+
 def submit(task: Task, payload: dict[str, Any], now: datetime) -> Task:
     """A draft is complete: it joins the queue with its final payload."""
     if task.status not in DRAFT:
@@ -401,8 +428,9 @@ def refuse(task: Task, now: datetime, *, error: TaskError) -> Task:
     return _move(task, Status.FAILED, "fail", now, error=error, completed_at=now, run_after=None)
 
 
-def retry(task: Task, now: datetime) -> Task:
-    """A person asks for a further attempt of a failed or cancelled task; that it had expired counts no more."""
+def retry(task: Task, now: datetime, *, payload: dict[str, Any] | None = None) -> Task:
+    """A person asks for a further attempt of a failed or cancelled task, with another payload if there is one; that it
+    had expired counts no more."""
     if task.status not in (Status.FAILED, Status.CANCELLED):
         raise IllegalTransition(task.id, task.status, "be retried")
     has_expired = task.expires_at is not None and task.expires_at <= now
@@ -411,6 +439,7 @@ def retry(task: Task, now: datetime) -> Task:
         Status.PENDING,
         "be retried",
         now,
+        payload=task.payload if payload is None else payload,
         error=None,
         completed_at=None,
         run_after=None,
@@ -441,6 +470,10 @@ def estimate(task: Task, progress: Progress | None, now: datetime) -> datetime |
     remaining = elapsed * (100 - progress.percentage) / progress.percentage
     # Negative when the clock was set back meanwhile.
     return now + timedelta(seconds=remaining) if 0 <= remaining <= MAX_ESTIMATE_SECONDS else None
+
+
+def _name_of(paths: tuple[str, ...]) -> str | None:
+    return paths[0].rpartition("/")[2] if paths else None
 
 
 def _check_current(task: Task, attempt: int) -> None:

@@ -192,6 +192,37 @@ def test_a_draft_becomes_a_task_with_its_files_and_its_payload(rig: Rig) -> None
     assert rig.until(draft).result == 1
 
 
+def test_a_draft_may_change_its_mind(rig: Rig) -> None:
+    """Files are added, dropped, replaced, and notes are made, until it is started."""
+    draft = rig.submit("text", draft=True, inputs=(rig.input("a.txt"),))
+    rig.it.add_input(draft.id, rig.input("b.txt"))
+    left = rig.it.drop_input(draft.id, draft.input_files[0])
+    assert [path.rpartition("/")[2] for path in left.input_files] == ["b.txt"]
+    replaced = rig.it.replace_inputs(draft.id, rig.input("c.txt"))
+    assert sorted(path.name for path in (rig.data / "uploads" / "local" / draft.id).iterdir()) == ["c.txt"]
+    assert rig.it.revise(draft.id, lambda task: {**task.metadata, "by": "ann"}).metadata == {"by": "ann"}
+    rig.it.begin(replaced.id)
+    assert rig.until(draft).result == 1
+
+
+def test_a_failed_task_begins_again_with_another_payload(rig: Rig) -> None:
+    """Checked like the first one."""
+    task = failed(rig)
+    with pytest.raises(InvalidSubmission):
+        rig.it.begin_again(task.id, {"script": "done"})
+    rig.it.begin_again(task.id, {"script": ["done"]})
+    assert rig.until(task).result == "done"
+
+
+def test_a_task_is_found_by_the_beginning_of_its_id(rig: Rig) -> None:
+    """If it is the only one that begins so, and theirs who asks."""
+    task = rig.submit("echo")
+    assert rig.it.resolve(task.id[:8]).id == task.id
+    for prefix, user in (("", None), ("0000zz", None), (task.id[:8], "ann")):
+        with pytest.raises(NotFound):
+            rig.it.resolve(prefix, user)
+
+
 def test_a_batch_is_tasks_at_once_or_not_at_all(rig: Rig) -> None:
     """Faults with their place."""
     origin = Origin(Source.HTTP)

@@ -221,6 +221,29 @@ def test_inputs_of_a_draft_add_up() -> None:
     )
 
 
+def test_a_draft_may_lose_its_inputs_or_have_them_replaced() -> None:
+    """Names and sizes are those of what is left; nothing else is changed."""
+    draft = make(Status.CREATED)
+    for name in ("a", "b"):
+        draft = transitions.receive_input(draft, f"uploads/u/t/{name}", f"{name}.txt", 5, NOW)
+    less = transitions.drop_input(draft, "uploads/u/t/a", 5, LATER)
+    assert (less.input_files, less.original_filename, less.file_size) == (("uploads/u/t/b",), "b", 5)
+    other = transitions.replace_inputs(draft, "uploads/u/t/c", "c.txt", 7, LATER)
+    assert (other.input_files, other.original_filename, other.file_size) == (("uploads/u/t/c",), "c.txt", 7)
+    with pytest.raises(IllegalTransition):
+        transitions.drop_input(less, "uploads/u/t/a", 5, LATER)
+
+
+def test_notes_are_changed_in_drafts_only() -> None:
+    """What is queued is what was asked for."""
+    draft = make(Status.UPLOADED)
+    noted = transitions.revise(draft, {"a": "b"}, LATER)
+    assert (noted.metadata, noted.version) == ({"a": "b"}, draft.version + 1)
+    assert transitions.revise(noted, {"a": "b"}, LATER) is noted
+    with pytest.raises(IllegalTransition):
+        transitions.revise(make(Status.PENDING), {}, LATER)
+
+
 def test_files_reported_without_progress_leave_the_estimate_alone() -> None:
     """A handler may say which files it works on and how far it is in two steps."""
     running = transitions.report(make(Status.PROCESSING), 1, LATER, progress=Progress(percentage=50))

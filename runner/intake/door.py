@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
@@ -122,9 +123,28 @@ class Door:
 
     def add_input(self, task: Task, arrival: Arrival) -> Task:
         """A draft gets one more file."""
+        return self._receive(task, arrival, transitions.receive_input)
+
+    def replace_inputs(self, task: Task, arrival: Arrival) -> Task:
+        """A draft gets a file in the place of those that it has."""
+        replaced = self._receive(task, arrival, transitions.replace_inputs)
+        for path in task.input_files:
+            self._store.files.remove(self._store.layout.absolute(path))
+        return replaced
+
+    def drop_input(self, task: Task, path: str) -> Task:
+        """A draft loses one of its files."""
+        place = self._store.layout.absolute(path)
+        size, now = os.stat(place).st_size if os.path.exists(place) else 0, self._clock()
+        change = Update(task.id, lambda current: transitions.drop_input(current, path, size, now))
+        changed = _one(self._store.commit((change,)))
+        self._store.files.remove(place)
+        return changed
+
+    def _receive(self, task: Task, arrival: Arrival, move: Callable[[Task, str, str, int, datetime], Task]) -> Task:
         if task.status not in DRAFT:
             # Decided before the file moves; the commit below decides for good.
-            return transitions.receive_input(task, "", "", 0, self._clock())
+            return move(task, "", "", 0, self._clock())
         self._check_room()
         place = self._admission.place(task, arrival)
         target = self._store.layout.absolute(place)
@@ -133,7 +153,7 @@ class Door:
             size, now = os.stat(target).st_size, self._clock()
         except OSError as error:
             raise _unreadable(error) from error
-        change = Update(task.id, lambda current: transitions.receive_input(current, place, arrival.name, size, now))
+        change = Update(task.id, lambda current: move(current, place, arrival.name, size, now))
         try:
             return _one(self._store.commit((change,)))
         except RunnerError:
@@ -146,6 +166,14 @@ class Door:
         if task.status in DRAFT:
             self._admission.check_start(task, final)
         return _one(self._store.commit((Update(task.id, lambda current: transitions.submit(current, final, now)),)))
+
+    def begin_again(self, task: Task, payload: dict[str, Any]) -> Task:
+        """A failed or cancelled task joins the queue again, with another payload."""
+        self._admission.check_start(task, payload)
+        now = self._clock()
+        return _one(
+            self._store.commit((Update(task.id, lambda current: transitions.retry(current, now, payload=payload)),))
+        )
 
     # Chain
 

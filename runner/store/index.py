@@ -104,6 +104,12 @@ class Index:
             rows = _fetch(self._keys_connection, sql, (user_id, key))
         return rows[0][0] if rows else None
 
+    def ids_beginning(self, prefix: str, limit: int) -> list[str]:
+        """Up to `limit` ids that begin with `prefix`."""
+        # "~" is behind everything that an id is made of.
+        rows = self._select("SELECT id FROM tasks WHERE id >= ? AND id < ? LIMIT ?", [prefix, prefix + "~", limit])
+        return [row[0] for row in rows]
+
     def live_ids(self) -> list[str]:
         """The ids of all unfinished tasks, oldest first."""
         rows = self._select(f"SELECT id FROM tasks WHERE status IN ({_LIVE_LIST}) ORDER BY created_us, row")

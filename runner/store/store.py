@@ -236,6 +236,11 @@ class Store:
         self.writer.flush_rows()
         return self.index.count(query)
 
+    def ids_beginning(self, prefix: str, limit: int = 2) -> Sequence[str]:
+        """Up to `limit` ids of tasks that begin with `prefix`."""
+        self.writer.flush_rows()
+        return self.index.ids_beginning(prefix, limit)
+
     def find_key(self, user_id: str, key: str) -> Task | None:
         """The newest task that a user made with a unique key, or None. Raises `Degraded`."""
         # Keys are in memory until their rows are in the index: the committer, who asks this, waits for no row.
