@@ -28,13 +28,21 @@ class Retry(Exception):
     """The attempt failed and another may succeed, not before `after`; None: as the handler's backoff says.
 
     `after` is a number of seconds, or a text such as "5m"; likewise for Snooze. Raises ValueError for anything else.
+    `code` is for machines, should it have been the last attempt.
     """
 
     after: float | None = None
+    code: str = "retry"
 
-    def __init__(self, after: str | float | None = None, message: str = "the handler asks for another attempt") -> None:
+    def __init__(
+        self,
+        after: str | float | None = None,
+        message: str = "the handler asks for another attempt",
+        code: str = "retry",
+    ) -> None:
         super().__init__(message)
         self.after = None if after is None else parse_duration(after)
+        self.code = code
 
 
 class Snooze(Exception):
@@ -79,6 +87,10 @@ class Work(Protocol):
     @property
     def scratch_dir(self) -> Path:
         """The attempt's own folder for anything else; may not exist yet."""
+
+    @property
+    def kept_dir(self) -> Path:
+        """The task's own folder, the same for all of its attempts; may not exist yet."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -167,6 +179,16 @@ class Context:
             self._work.scratch_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.has_scratch = True
         return self._work.scratch_dir
+
+    @property
+    def kept(self) -> Path:
+        """A private folder that the next attempt finds as this one left it: what was done need not be done again.
+
+        It outlives crashes of the runner too, and is gone when the task has completed with outputs, or is removed. A
+        file in it may be half written: give it its name when it is whole.
+        """
+        self._work.kept_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._work.kept_dir
 
     def output(self, name: str) -> Path:
         """Where to write the result called `name`. Nobody sees it before the attempt completes, or if it does not.

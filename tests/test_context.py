@@ -35,6 +35,10 @@ class Attempt:
     def scratch_dir(self) -> Path:
         return self.folder / "deep" / "scratch"
 
+    @property
+    def kept_dir(self) -> Path:
+        return self.folder / "deep" / "kept"
+
     def progressed(self, work: Any, progress: Progress, /) -> None:
         self.said.append(progress)
 

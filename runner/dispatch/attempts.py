@@ -264,6 +264,8 @@ class Attempts:
             return
         if error is not None:
             self._give_up(record, error)
+        elif record.output_files:
+            self._store.blobs.discard_kept(record.task.id)
         if record.frees is not None:
             self._free(record.frees)
 

@@ -140,7 +140,8 @@ class Cleanup:
 
     def _bytes_of(self, user_id: str, task_id: str) -> int:
         layout = self._store.layout
-        return _size(layout.upload(user_id, task_id)) + _size(layout.result(user_id, task_id))
+        folders = (layout.upload(user_id, task_id), layout.result(user_id, task_id), layout.kept(task_id))
+        return sum(map(_size, folders))
 
     def _bytes_of_all(self, now: datetime, without: set[str]) -> int:
         rows = self._finished(now)

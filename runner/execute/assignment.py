@@ -36,6 +36,11 @@ class Assignment:
         """Where it may write anything else."""
         return Path(f"{self.private}.scratch")
 
+    @property
+    def kept_dir(self) -> Path:
+        """Where it may write what further attempts are to find: beside `private`, without the attempt's number."""
+        return Path(self.private).with_suffix(".kept")
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:

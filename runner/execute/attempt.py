@@ -123,7 +123,7 @@ def _grant(wish: Retry | Snooze | Fail | Cancelled) -> Ending:
             return Ending(Outcome.SNOOZED, after_seconds=min(wish.seconds, _MAX_WAIT_SECONDS))
         case Retry():
             after = None if wish.after is None else min(wish.after, _MAX_WAIT_SECONDS)
-            return _failed("retry", _text(wish), after_seconds=after)
+            return _failed(str(wish.code), _text(wish), after_seconds=after)
         case Fail():
             return _failed(str(wish.code), _text(wish), retryable=False)
         case Cancelled():

@@ -58,7 +58,7 @@ def run_once(
             task=_task(handler, submission, inputs),
             handler=handler,
             inputs=tuple(Path(path).absolute() for path in inputs),
-            private=str(Path(private, "attempt")),
+            private=str(Path(private, "attempt.1")),
             config=config or {},
         )
         onlooker = _Onlooker(say)

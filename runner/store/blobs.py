@@ -93,6 +93,12 @@ class Blobs:
         if os.path.isdir(private):
             self._files.remove_tree(private)
 
+    def discard_kept(self, task_id: str) -> None:
+        """What attempts kept for each other is of no use any more."""
+        kept = self._layout.kept(task_id)
+        if os.path.isdir(kept):
+            self._files.remove_tree(kept)
+
     def discard_results(self, user_id: str, task_id: str) -> None:
         """What a lost attempt had published without living to record it."""
         self._files.remove_tree(self._layout.result(user_id, task_id))

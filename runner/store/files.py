@@ -316,6 +316,10 @@ class Layout:
         """The private directory of one attempt; its outputs become visible when it is published."""
         return f"{self.tmp}/{task_id}.{number}"
 
+    def kept(self, task_id: str) -> str:
+        """The directory that all attempts of one task share."""
+        return f"{self.tmp}/{task_id}.kept"
+
     def relative(self, path: str) -> str:
         """`path` as task files say it: relative to the data directory."""
         return os.path.relpath(path, self.data)

@@ -24,11 +24,12 @@ class Removal(NamedTuple):
         return cls(task_id, user_id)
 
     def apply(self, files: Files, layout: Layout) -> None:
-        """Deletes the task's file, log, inputs and outputs; what is gone already is fine."""
+        """Deletes the task's file, log, inputs, outputs and what it kept; what is gone already is fine."""
         files.remove(layout.task(self.task_id))
         files.remove(layout.log(self.task_id))
         files.remove_tree(layout.upload(self.user_id, self.task_id))
         files.remove_tree(layout.result(self.user_id, self.task_id))
+        files.remove_tree(layout.kept(self.task_id))
 
 
 class RemovedUser(NamedTuple):

@@ -32,6 +32,7 @@ from runner.task import Progress, Status, Task, estimate, from_json, to_compact_
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}\.[0-9]+(\.scratch)?")
+_KEPT = re.compile(r"([0-9A-Za-z_-]{1,64})\.kept")
 _log = logging.getLogger(__name__)
 
 
@@ -333,10 +334,20 @@ class Store:
             os.close(lock)
 
     def _clear_attempts(self) -> None:
-        """Nothing of what an earlier owner's attempts wrote may end up among the outputs of others."""
+        """Nothing of what an earlier owner's attempts wrote may end up among the outputs of others.
+
+        What they kept for the next one stays, unless there will be none."""
         for name in self.files.names(self.layout.tmp):
-            if _ATTEMPT.fullmatch(name):
+            kept = _KEPT.fullmatch(name)
+            if _ATTEMPT.fullmatch(name) or (kept and self._has_no_more_attempts(kept[1])):
                 self.files.remove_tree(f"{self.layout.tmp}/{name}")
+
+    def _has_no_more_attempts(self, task_id: str) -> bool:
+        try:
+            task = self._read(task_id)
+        except Degraded:
+            return False
+        return task is None or task.status is Status.COMPLETED
 
     def _join(self, *names: str) -> None:
         for name in names:

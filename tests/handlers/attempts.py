@@ -1,13 +1,14 @@
 """A handler of the starter set, run as an executor runs it: its payload validated, a real context, private folders."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.context import Context
+from runner.context import Cancelled, Context
 from runner.handlers import Handlers
 from runner.task import FileState, Progress, Status, Task
 
@@ -41,11 +42,15 @@ class Attempt:
     filename: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     on_progress: Callable[["Attempt"], None] = lambda attempt: None
+    number: int = 1
     said: list[Progress] = field(default_factory=list)
     log: list[tuple[str, str]] = field(default_factory=list)
+    files: dict[str, FileState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.context = Context(self, self)
+        self._running: asyncio.Future[dict[str, Any]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def task(self) -> Task:
@@ -56,7 +61,7 @@ class Attempt:
             user_id="local",
             status=Status.PROCESSING,
             original_filename=self.filename,
-            attempt=1,
+            attempt=self.number,
             created_at=now,
             updated_at=now,
         )
@@ -69,11 +74,32 @@ class Attempt:
     def scratch_dir(self) -> Path:
         return self.folder / "scratch"
 
+    @property
+    def kept_dir(self) -> Path:
+        return self.folder / "kept"
+
     def run(self, **payload: Any) -> dict[str, Any]:
-        """Validate the payload, call the handler, and hand back its result."""
+        """Validate the payload, call the handler, and hand back its result. A coroutine that was told to stop, by
+        whoever heard its progress, is cancelled as a loop would do it, and raises Cancelled."""
         handler = starters().get(self.type)
+        if handler.is_async:
+            return asyncio.run(self._await(handler.function(self.context, **handler.arguments(payload))))
         result: dict[str, Any] = handler.function(self.context, **handler.arguments(payload))
         return result
+
+    async def _await(self, attempt: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        self._running = asyncio.ensure_future(attempt)
+        self._loop = asyncio.get_running_loop()
+        try:
+            return await self._running
+        except asyncio.CancelledError:
+            raise Cancelled(self.context.stopped) from None
+
+    def cancel(self) -> None:
+        """What an executor does when somebody cancels. From any thread."""
+        self.context.stop("cancelled")
+        if self._running is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._running.cancel)
 
     def made(self, result: Mapping[str, Any]) -> Path:
         """The output that a result names."""
@@ -87,7 +113,7 @@ class Attempt:
         self.log.append((level, message))
 
     def filed(self, work: Any, files: tuple[FileState, ...], /) -> None:
-        raise AssertionError("no starter has files inside of a task")
+        self.files = {file.path: file for file in files}
 
     def submitted(self, work: Any, type: str, payload: dict[str, Any], inputs: tuple[Path, ...], /) -> str:
         raise AssertionError("no starter has children")
