@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huey import RedisHuey, SqliteHuey  # type: ignore[import-not-found]
+from huey import RedisHuey, SqliteHuey
 from huey.signals import SIGNAL_COMPLETE  # type: ignore[import-not-found]
 
 THREADS = 8
