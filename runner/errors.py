@@ -19,6 +19,10 @@
     │   └── ShuttingDown         drain has begun
     ├── ApiError                 a runner refused what a client asked of it
     ├── NotReached               no runner answers a client, or it went away
+    ├── OutboundError            a call to another server came to nothing
+    │   ├── UrlNotAllowed        that server must not be called
+    │   ├── AnswerTooLarge       it sends more than it may
+    │   └── Unreachable          it cannot be reached, is too slow, or breaks off
     ├── OwnerExists              another process owns the data directory
     ├── UnsafeAccess             others can read or write what is the runner's alone; exit 77
     ├── FormatError              data/ has a format that this version cannot read
@@ -204,6 +208,30 @@ class NotReached(RunnerError):
     """No runner answers, or it went away in the middle."""
 
     code = "not_reached"
+
+
+class OutboundError(RunnerError):
+    """A call to another server came to nothing."""
+
+    code = "outbound_error"
+
+
+class UrlNotAllowed(OutboundError):
+    """That server must not be called: it is not on the list, or it is in a network that is not public."""
+
+    code = "url_not_allowed"
+
+
+class AnswerTooLarge(OutboundError):
+    """The server sends more than an answer may hold; the rest was not read."""
+
+    code = "answer_too_large"
+
+
+class Unreachable(OutboundError):
+    """The server cannot be reached, is too slow, or breaks off; another time it may answer."""
+
+    code = "unreachable"
 
 
 class OwnerExists(RunnerError):
