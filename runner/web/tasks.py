@@ -8,13 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from runner.errors import Duplicate, IllegalTransition
 from runner.intake.admission import Arrival, Origin, Submission
@@ -27,6 +26,7 @@ from runner.web.bodies import read_json, read_optional_json
 from runner.web.crossing import Submitter, in_thread
 from runner.web.documents import document, state_of
 from runner.web.door import caller_of
+from runner.web.downloads import downloaded
 from runner.web.incoming import UploadSpace
 from runner.web.multipart import is_form, received_form
 from runner.web.parameters import (
@@ -42,19 +42,6 @@ from runner.web.streams import wait_for_end
 from runner.web.submissions import SubmissionReader, check_same, names_files
 
 JSON: Final = "application/json"
-SHOWN_TYPES: Final = {
-    ".csv": "text/csv", ".gif": "image/gif", ".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".json": JSON,
-    ".mov": "video/quicktime", ".mp3": "audio/mpeg", ".mp4": "video/mp4", ".pdf": "application/pdf",
-    ".png": "image/png", ".txt": "text/plain", ".wav": "audio/wav", ".webm": "video/webm", ".webp": "image/webp",
-    ".zip": "application/zip",
-}  # fmt: skip
-"""By ending, the types that outputs are sent as. Anything else is bytes: a browser must never run it."""
-
-OUTPUT_HEADERS: Final = {
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, no-store",
-}
 
 
 class Start(Record):
@@ -151,9 +138,7 @@ class TaskEndpoints:
         """`GET /tasks/{id}/outputs/{name}`."""
         task = await self._find(request)
         name = request.path_params["name"]
-        path = await in_thread(self._service.output, task, name)
-        media_type = SHOWN_TYPES.get(Path(name).suffix.lower(), "application/octet-stream")
-        return FileResponse(path, headers=OUTPUT_HEADERS, media_type=media_type, filename=Path(name).name)
+        return await in_thread(lambda: downloaded(request, self._service.output(task, name), name))
 
     async def _submit_form(self, request: Request) -> Response:
         async with received_form(request, self._space, self._max_body_bytes) as form:

@@ -76,3 +76,11 @@ def test_a_taken_port_is_named_with_the_way_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"127.0.0.1:{port}: the port is taken"):
             listen_on_port("127.0.0.1", port)
+
+
+def test_an_answer_in_two_pieces_does_not_wait_for_the_client() -> None:
+    """Head and body leave at once: Nagle's algorithm is off for whoever connects."""
+    with listen_on_port("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
