@@ -2,6 +2,7 @@
 # make test     every test          make check   what must hold before a commit
 # make bench    the benchmark table make soak    the fault tests, ten times as long
 # make demo     see it work         make lock    renew requirements/*.txt
+# make protos   renew what is generated from runner/rpc/proto/*.proto
 # make clean    remove .venv and caches; data/ stays
 #
 # Needs make and Python 3.11 or newer. Another one than python3: make run PYTHON=python3.12
@@ -21,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 $(shell test -x .venv/bin/python || rm -rf .venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo test cover check format bench soak lock upgrade build clean
+.PHONY: help setup setup-dev run demo test cover check format bench soak protos lock upgrade build clean
 
 help:
 	@awk '/^$$/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -77,6 +78,9 @@ bench: setup-dev
 
 soak: setup-dev
 	@$(BIN)/python -m pytest --soak 10 --timeout 0 $(or $(wildcard tests/crash),tests) $(ARGS)
+
+protos: setup-dev
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. runner/rpc/proto/*.proto
 
 # uv keeps the versions that the files name already; `make upgrade` asks for the newest.
 lock: setup-dev
