@@ -281,14 +281,46 @@ class HandlerConfig(Overrides):
     config: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class DialectConfig(Section):
+    """Whether another system's contract is spoken, on which further port (None: only at that of HTTP; 0: any free one),
+    and pages of which other origins may ask, such as http://localhost:3000."""
+
+    enabled: bool = True
+    port: Port | None = None
+    origins: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_switch(cls, data: Any) -> Any:
+        return {"enabled": data} if isinstance(data, bool) else data
+
+
+class RunningTasksConfig(Section):
+    """codebase-embedder's section of that name, in its units (milliseconds, seconds). `max_scan_time` ends a list that
+    takes too long; the others are about Redis, which there is none of here, and change nothing."""
+
+    redis_timeout: Whole = 5000
+    scan_batch_size: Count = 100
+    max_scan_time: Count = 10_000
+    cache_enabled: bool = False
+    cache_ttl: Whole = 60
+    worker_count: Count = 10
+
+
+class EmbedderConfig(DialectConfig):
+    """codebase-embedder."""
+
+    running_tasks: RunningTasksConfig = Field(default_factory=RunningTasksConfig)
+
+
 class DialectsConfig(Section):
     """Which other systems' contracts are spoken."""
 
-    taskflow: bool = True
-    pixivtailor: bool = True
-    mediacraft: bool = True
-    embedder: bool = True
-    video_in_chinese: bool = True
+    taskflow: DialectConfig = Field(default_factory=DialectConfig)
+    pixivtailor: DialectConfig = Field(default_factory=DialectConfig)
+    mediacraft: DialectConfig = Field(default_factory=DialectConfig)
+    embedder: EmbedderConfig = Field(default_factory=EmbedderConfig)
+    video_in_chinese: DialectConfig = Field(default_factory=DialectConfig)
 
 
 class AuthConfig(Section):

@@ -256,6 +256,10 @@ class Service:
         """Every task that matches, newest first, read a page of the query's size at a time."""
         return self.store.all(query)
 
+    def unfinished(self, user_id: str | None = None) -> list[Task]:
+        """Every task that has not ended, oldest first. From memory: what has ended does not make it slower."""
+        return [task for task in self.store.live() if user_id is None or task.user_id == user_id]
+
     def count(self, query: TaskQuery) -> int:
         """How many tasks match."""
         return self.store.count(query)

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,17 @@ from socket import socket
 from typing import Final, NoReturn
 
 import click
+from starlette.types import ASGIApp
 
 from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
+from runner.dialects.listeners import listening_for_dialects, make_app, make_dialects
 from runner.errors import OwnerExists
 from runner.logs import set_up_logs
 from runner.service import Service
-from runner.web.app import create_app
+from runner.web.app import Site
 from runner.web.protocol import Patience
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
@@ -59,12 +62,18 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         stack.callback(service.close)
         # Before anything runs: an address that is taken is the user's mistake, and no task's business.
         tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
+        ports = stack.enter_context(listening_for_dialects(config))
         service.run_tasks()
         spare_the_collector()
-        sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp))
+        sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp, *ports.values()))
         patience = Patience(max_connections=min(config.http.max_connections, _allow_descriptors() // 2))
-        announce = partial(_print_addresses, options, config, tcp)
-        Server(create_app(service, config), service.events, announce, patience).run(sockets)
+        announce = partial(_print_addresses, options, config, tcp, ports)
+        Server(_make_app(service, config, ports), service.events, announce, patience).run(sockets)
+
+
+def _make_app(service: Service, config: Config, ports: Mapping[str, socket]) -> ASGIApp:
+    site = Site(service, config)
+    return make_app(site, make_dialects(site), {at.getsockname()[1]: name for name, at in ports.items()})
 
 
 def _allow_descriptors() -> int:
@@ -104,12 +113,18 @@ def _announce(error: OwnerExists) -> None:
     print_note(f"standing by: {error}")
 
 
-def _print_addresses(options: Options, config: Config, tcp: socket) -> None:
-    host, port = tcp.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    inbox = Path(config.data_dir) / "inbox"
+def _print_addresses(options: Options, config: Config, tcp: socket, ports: Mapping[str, socket]) -> None:
+    address, inbox = _address(tcp), Path(config.data_dir) / "inbox"
     if options.as_json:
-        print_json({"address": address, "api": f"{address}/api/v1", "inbox": str(inbox)})
+        dialects = {name: _address(at) for name, at in ports.items()}
+        print_json({"address": address, "api": f"{address}/api/v1", "inbox": str(inbox), "dialects": dialects})
     else:
         click.echo(f"serving {address}  (API: {address}/api/v1)\ninbox   {safe(str(inbox))}")
+        for name, at in ports.items():
+            click.echo(f"dialect {_address(at)}  ({name})")
     sys.stdout.flush()
+
+
+def _address(listener: socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

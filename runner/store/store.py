@@ -208,7 +208,7 @@ class Store:
         for task_id in tuple(self._live):
             live = self._live.get(task_id)
             if live is not None:
-                yield live if isinstance(live, Task) else from_json(live)
+                yield self._with_progress(live if isinstance(live, Task) else from_json(live))
 
     @property
     def live_count(self) -> int:

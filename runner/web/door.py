@@ -12,17 +12,19 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple, Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.config import HttpConfig
 from runner.task import Source
-from runner.web.problems import HttpProblem, answer
+from runner.web.problems import Envelope, HttpProblem, answer
 from runner.web.ranges import drop_bad_range
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -36,6 +38,12 @@ DEFAULT_HEADERS: Final = (
 )
 """Of every answer that does not say otherwise."""
 
+PREFLIGHT_HEADERS: Final = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization, X-Request-ID, X-Requested-With, Last-Event-ID",
+    "Access-Control-Max-Age": "600",
+}
+NOWHERE: Final[frozenset[str]] = frozenset()
 CLI_AGENT: Final = "runner-cli"
 LOCAL_USER: Final = "local"
 
@@ -119,17 +127,38 @@ class Register(Protocol):
         """`status` None: it was not answered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How those are met who come for a part of the paths that is not our own: in whose words they are refused, how they
+    are known (None: as everybody is), and pages of which other origins may ask, with cookies (CORS)."""
+
+    envelope: Envelope
+    auth: Auth | None = None
+    origins: frozenset[str] = frozenset()
+
+
+MannersOf = Callable[[Scope], Manners | None]
+"""Which manners a request is met with; None: ours."""
+
+
 class Door:
     """ASGI middleware: lets a request in with its `Caller` and request id in the scope, or answers it."""
 
     def __init__(
-        self, app: ASGIApp, hosts: frozenset[str], auth: Auth, turnstile: Turnstile, register: Register
+        self,
+        app: ASGIApp,
+        hosts: frozenset[str],
+        auth: Auth,
+        turnstile: Turnstile,
+        register: Register,
+        manners_of: MannersOf = lambda scope: None,
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._auth = auth
         self._turnstile = turnstile
         self._register = register
+        self._manners_of = manners_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or passes it on."""
@@ -145,8 +174,16 @@ class Door:
             self._register.note(scope, answered.status, time.perf_counter() - began)
 
     async def _pass(self, scope: Scope, headers: Headers, receive: Receive, answered: _Answered) -> None:
+        manners = self._manners_of(scope)
+        if manners is not None:
+            scope["envelope"] = manners.envelope
+            answered.origin = _foreign_origin(manners, headers)
         try:
-            admitted = await self._admit(scope, headers)
+            self._check(scope, headers, manners)
+            if answered.origin is not None and _is_preflight(scope, headers):
+                await Response(status_code=204, headers=PREFLIGHT_HEADERS)(scope, receive, answered.send)
+                return
+            admitted = await self._admit(scope, headers, (manners and manners.auth) or self._auth)
         except HttpProblem as problem:
             await _refuse(problem, scope, receive, answered.send)
             return
@@ -155,14 +192,19 @@ class Door:
         drop_bad_range(scope, headers)
         await self._app(scope, receive, answered.send)
 
-    async def _admit(self, scope: Scope, headers: Headers) -> Admitted:
+    def _check(self, scope: Scope, headers: Headers, manners: Manners | None) -> None:
+        """What can be said before it is known who asks. Raises `HttpProblem`."""
         if is_socket(scope):
-            return Admitted(admin(headers))
+            return
         self._turnstile.check_address(scope)
-        fault = find_fault(scope, headers, self._hosts)
+        fault = find_fault(scope, headers, self._hosts, NOWHERE if manners is None else manners.origins)
         if fault is not None:
             raise fault
-        admitted = await self._auth.identify(scope, headers)
+
+    async def _admit(self, scope: Scope, headers: Headers, auth: Auth) -> Admitted:
+        if is_socket(scope):
+            return Admitted(admin(headers))
+        admitted = await auth.identify(scope, headers)
         self._turnstile.check_user(admitted.caller)
         if scope["type"] == "websocket" and _lacks_origin(admitted.caller, headers):
             raise HttpProblem(403, "cross_site_request", "a WebSocket without an Origin needs a token")
@@ -199,8 +241,10 @@ def require_admin(request: Request) -> None:
         raise HttpProblem(403, "forbidden", "only an admin may do that: the Unix socket, or a token of scope admin")
 
 
-def find_fault(scope: Scope, headers: Headers, hosts: frozenset[str]) -> HttpProblem | None:
-    """Why a request through TCP is refused before anything of it is read, or None."""
+def find_fault(
+    scope: Scope, headers: Headers, hosts: frozenset[str], origins: frozenset[str] = NOWHERE
+) -> HttpProblem | None:
+    """Why a request through TCP is refused before anything of it is read, or None. Pages of `origins` may ask."""
     if header_bytes(scope) > MAX_HEADER_BYTES:
         return HttpProblem(431, "header_too_large", f"the header is larger than {MAX_HEADER_BYTES} bytes")
     if "transfer-encoding" in headers and "content-length" in headers:
@@ -209,7 +253,8 @@ def find_fault(scope: Scope, headers: Headers, hosts: frozenset[str]) -> HttpPro
     host = headers.get("host", "")
     if host_name(headers) not in hosts:
         return HttpProblem(400, "invalid_host", "this host name is not served here; see http.allowed_hosts")
-    if scope.get("method") not in SAFE_METHODS and is_cross_site(headers, own_origin(scope, host)):
+    may_cross = scope.get("method") in SAFE_METHODS or headers.get("origin", "").lower() in origins
+    if not may_cross and is_cross_site(headers, own_origin(scope, host)):
         return HttpProblem(403, "cross_site_request", "another site's page must not change anything here")
     return None
 
@@ -250,6 +295,17 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
+def _foreign_origin(manners: Manners, headers: Headers) -> str | None:
+    """The other origin whose page asks, if it may."""
+    origin = headers.get("origin")
+    return origin if origin is not None and origin.lower() in manners.origins else None
+
+
+def _is_preflight(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser asks if it may ask (Fetch, 3.3.2)."""
+    return scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+
+
 async def _refuse(problem: HttpProblem, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         # Before it is accepted: the server answers the handshake with 403.
@@ -262,12 +318,13 @@ async def _refuse(problem: HttpProblem, scope: Scope, receive: Receive, send: Se
 class _Answered:
     """The way out: what every answer says is added on it, and its status is remembered."""
 
-    __slots__ = ("_send", "request_id", "set_cookie", "status")
+    __slots__ = ("_send", "origin", "request_id", "set_cookie", "status")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.request_id = ""
         self.set_cookie: str | None = None
+        self.origin: str | None = None
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
@@ -280,6 +337,18 @@ class _Answered:
             headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
             if self.set_cookie is not None:
                 headers.append((b"set-cookie", self.set_cookie.encode()))
+            if self.origin is not None:
+                headers.extend(_cors_headers(self.origin))
         elif message["type"] == "websocket.accept":
             self.status = 101
         await self._send(message)
+
+
+def _cors_headers(origin: str) -> tuple[tuple[bytes, bytes], ...]:
+    """What lets a browser show an answer to a page of another origin."""
+    return (
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-allow-credentials", b"true"),
+        (b"access-control-expose-headers", b"Content-Disposition, X-Request-ID"),
+        (b"vary", b"Origin"),
+    )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, Final
@@ -89,6 +90,23 @@ class HttpProblem(HTTPException):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a request is refused, before it is put into anybody's words. `code` is ours, `error_code` that of contract
+    001; `more` are further facts, such as the `problems` of an invalid submission."""
+
+    status: int
+    code: str
+    detail: str
+    headers: Mapping[str, str] | None
+    error_code: str
+    more: Mapping[str, Any]
+
+
+Envelope = Callable[[Request, Fault], Response]
+"""How a fault is told. Where a scope has one as its `envelope`, every answer but h11's own is told by that one."""
+
+
 def invalid(pointer: str, message: str) -> InvalidSubmission:
     """One field is wrong."""
     return InvalidSubmission((Problem(pointer, message),))
@@ -115,21 +133,28 @@ def problems_in(error: ValidationError) -> tuple[Problem, ...]:
 def answer(
     request: Request, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
-    """The problem document. `more` are further members of it."""
+    """The answer to a fault, in the words of whoever is asked. `more` are further facts."""
     if len(detail) > MAX_DETAIL_CHARACTERS:
         detail = f"{detail[:MAX_DETAIL_CHARACTERS]}…"
+    error_code = more.pop("error_code", None) or _contract_code(code, more)
+    envelope: Envelope = request.scope.get("envelope", problem_document)
+    return envelope(request, Fault(status, code, detail, headers, error_code, more))
+
+
+def problem_document(request: Request, fault: Fault) -> Response:
+    """A fault in our own words: the problem document."""
     document = {
-        "error": detail,
-        "error_code": _contract_code(code, more),
+        "error": fault.detail,
+        "error_code": fault.error_code,
         "type": "about:blank",
-        "title": _PHRASES.get(status, "Refused"),
-        "status": status,
-        "detail": detail,
-        "code": code,
+        "title": _PHRASES.get(fault.status, "Refused"),
+        "status": fault.status,
+        "detail": fault.detail,
+        "code": fault.code,
         "request_id": request.scope.get("request_id", ""),
-        **more,
+        **fault.more,
     }
-    return Response(to_json(document), status, headers, "application/problem+json")
+    return Response(to_json(document), fault.status, fault.headers, "application/problem+json")
 
 
 async def answer_runner_error(request: Request, error: Exception) -> Response:

@@ -15,13 +15,10 @@ from starlette.routing import Route
 
 from runner.config import Config
 from runner.service import Service
-from runner.web.app import create_api, create_app
-from runner.web.metrics import RequestCounts
+from runner.web.app import Site, create_app
 from runner.web.protocol import Patience
 from runner.web.server import Server, listening
 from runner.web.sockets import listen_on_port
-from runner.web.tokens import Tokens
-from runner.web.users import Users
 
 HANDLERS = '''
 """What the tests run."""
@@ -98,9 +95,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def routes_of(served: Served) -> list[Route]:
     """Every route of the API."""
-    service = served.service
-    tokens = Tokens(service.store.files, str(served.data / "tokens.json"))
-    routes = create_api(service, service.config, Users(service.store), tokens, RequestCounts()).routes
+    routes = Site(served.service, served.service.config).routes
     return [route for route in routes if isinstance(route, Route)]
 
 
