@@ -210,7 +210,7 @@ def running_task(task: Task) -> dict[str, Any]:
         "process": PROCESSES[task.status],
         "totalProgress": percentage(task),
         "startTime": start_of(task),
-        "lastUpdateTime": task.updated_at,
+        "lastUpdateTime": last_news_of(task),
         "fileList": file_list(task.files),
     }
     if task.estimated_completion_at is not None:
@@ -240,6 +240,12 @@ def ended_task(task: Task) -> dict[str, Any]:
 def start_of(task: Task) -> datetime:
     """When a task began; of one that waits for its first attempt, when it came in."""
     return task.started_at or task.created_at
+
+
+def last_news_of(task: Task) -> datetime:
+    """When a task changed, or its handler said how far it is."""
+    said = task.progress and task.progress.updated_at
+    return task.updated_at if said is None else max(said, task.updated_at)
 
 
 def percentage(task: Task) -> int:
