@@ -17,7 +17,7 @@ from runner.dispatch.limits import Lane
 from runner.dispatch.verdict import conclude, timed_out
 from runner.errors import Fenced, IllegalTransition, NotFound, Refused, RunnerError, ShuttingDown, Unavailable
 from runner.events import Events
-from runner.execute.assignment import Assignment, Ending, Executor, Stop
+from runner.execute.assignment import Assignment, Ending, Executor, Haste, Stop
 from runner.handlers import Handler, HandlerOptions
 from runner.store import Create, Store, Update
 from runner.task import FileState, Outcome, Progress, Task, TaskError
@@ -197,6 +197,13 @@ class Attempts:
         self._discard(assignment.task, ending)
         self._free(running)
 
+    def settle(self, haste: Haste, /) -> None:
+        """The ends of some attempts, and the starts of those that come next, go to the disk together."""
+        if haste is Haste.NOW:
+            self._store.drive()
+        else:
+            self._store.drive_soon()
+
     # Steps
 
     def _conclude(self, running: Running, ending: Ending) -> None:
@@ -213,9 +220,8 @@ class Attempts:
         if output_files:
             # If it turns out to be fenced they are removed, and no other attempt may have published its own by then.
             record.frees = running
-            self._write(record)
-        else:
-            self._write(record)
+        self._queue(record)
+        if not output_files:
             self._free(running)
 
     def _record_of(self, running: Running, ending: Ending, output_files: tuple[str, ...]) -> _Record:
@@ -239,6 +245,10 @@ class Attempts:
         return _Record(task, Update(task.id, decide), output_files, follows)
 
     def _write(self, record: _Record) -> None:
+        self._queue(record)
+        self._store.drive()
+
+    def _queue(self, record: _Record) -> None:
         try:
             if record.follows and record.child is None:
                 record.child = self._follow(record)
@@ -246,7 +256,7 @@ class Attempts:
             self._written(record, (), error)
             return
         changes = (record.update,) if record.child is None else (record.update, record.child)
-        self._store.submit(changes, partial(self._written, record))
+        self._store.queue(changes, partial(self._written, record))
 
     def _follow(self, record: _Record) -> Create | None:
         assert self.chain is not None
@@ -268,6 +278,7 @@ class Attempts:
             self._store.blobs.discard_kept(record.task.id)
         if record.frees is not None:
             self._free(record.frees)
+            self._store.drive()
 
     def _record_again(self, now: float) -> float:
         while self._unrecorded and self._unrecorded[0].due <= now:

@@ -135,16 +135,22 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Starts whatever may start."""
+        if self._choose():
+            self._store.drive()
+
+    def _choose(self) -> bool:
+        """Queues the starts of what may start; whether there are any."""
         chosen: list[str] = []
         with self._lock:
             while not self._is_draining and (item := self._queue.pop()) is not None:
                 self._starting[item[0]] = item[1]
                 chosen.append(item[0])
         if not chosen:
-            return
+            return False
         begin = partial(_begin, now=self._clock())
         for task_id in chosen:
-            self._store.submit((Update(task_id, begin),), partial(self._start_answered, task_id))
+            self._store.queue((Update(task_id, begin),), partial(self._start_answered, task_id))
+        return True
 
     # What others ask for
 
@@ -316,7 +322,7 @@ class Dispatcher:
             task = self._again.pop(task_id, None)
             if task is not None:
                 self._enqueue(task)
-        self.pump()
+        self._choose()
 
     def _wake_at(self, instant: datetime) -> None:
         self._wake_before(time.monotonic() + (instant - self._clock()).total_seconds())

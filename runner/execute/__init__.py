@@ -6,7 +6,7 @@ ending. `thread`, `loop` and `process` are where it runs; `zygote` is the proces
 handler without a server.
 """
 
-from runner.execute.assignment import Assignment, Ending, Executor, Monitor, Stop
+from runner.execute.assignment import Assignment, Ending, Executor, Haste, Monitor, Stop
 from runner.execute.executors import Executors
 
-__all__ = ["Assignment", "Ending", "Executor", "Executors", "Monitor", "Stop"]
+__all__ = ["Assignment", "Ending", "Executor", "Executors", "Haste", "Monitor", "Stop"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +63,13 @@ class Stop(StrEnum):
     DRAINED = "drained"
 
 
+class Haste(Enum):
+    """How soon an executor wants to hear of what comes next: `NOW`, since it has nothing else to do, or `SOON`."""
+
+    NOW = auto()
+    SOON = auto()
+
+
 class Monitor(Protocol):
     """Whoever handed out an assignment.
 
@@ -86,6 +93,10 @@ class Monitor(Protocol):
 
         No process of it is left. Threads that a handler of the loop or a thread left behind may still say something.
         """
+
+    def settle(self, haste: Haste, /) -> None:
+        """Called after each `ended`, by the same thread: what the ends lead to, their records and the next starts, is
+        wanted at once, or may wait a moment for more of them."""
 
 
 class Executor(Protocol):

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, cast
 
 from runner.context import Context
 from runner.errors import ShuttingDown
-from runner.execute.assignment import Assignment, Monitor, Stop
+from runner.execute.assignment import Assignment, Haste, Monitor, Stop
 from runner.execute.attempt import perform_async
 
 Work: TypeAlias = tuple[Assignment, Monitor, Context]
@@ -104,6 +104,7 @@ class LoopExecutor:
         with self._lock:
             del self._running[_key(assignment)]
         monitor.ended(assignment, ending)
+        monitor.settle(Haste.NOW)
         with self._lock:
             self._ended.notify_all()
 

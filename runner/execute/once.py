@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeAlias
 
-from runner.execute.assignment import Assignment, Ending, Stop
+from runner.execute.assignment import Assignment, Ending, Haste, Stop
 from runner.execute.attempt import stopped
 from runner.execute.executors import Executors
 from runner.handlers import Handler
@@ -133,6 +133,9 @@ class _Onlooker:
         """See Monitor."""
         self.ending = ending
         self.done.set()
+
+    def settle(self, _: Haste, /) -> None:
+        """See Monitor."""
 
 
 def _task(handler: Handler, payload: dict[str, Any], inputs: Sequence[Path]) -> Task:

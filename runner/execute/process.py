@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from runner.errors import RunnerError, ShuttingDown, Unavailable
-from runner.execute.assignment import Assignment, Ending, Monitor, Stop
+from runner.execute.assignment import Assignment, Ending, Haste, Monitor, Stop
 from runner.execute.attempt import not_started
 from runner.execute.ward import Ward
 from runner.execute.wire import FRAME_BYTES, Frame, Verb, decode_frames
@@ -156,6 +156,7 @@ class _Supervisor:
             ward = Ward(assignment, monitor, self._last_token)
         except OSError as error:
             monitor.ended(assignment, not_started(error))
+            monitor.settle(Haste.NOW)
             return
         self._wards[ward.token] = ward
         self._tokens[_key(assignment)] = ward.token
@@ -264,6 +265,7 @@ class _Supervisor:
             self._run_errand(partial(_clean_up_and_tell, scratch, ward, ending))
         else:
             ward.monitor.ended(ward.assignment, ending)
+            ward.monitor.settle(Haste.NOW)
 
     def _lose_zygote(self) -> None:
         """The zygote has died, and the kernel has killed its children; their own are killed here, by group."""
@@ -373,3 +375,4 @@ def _submit(ward: Ward, type: str, payload: dict[str, Any], inputs: tuple[Path, 
 def _clean_up_and_tell(scratch: Path, ward: Ward, ending: Ending) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     ward.monitor.ended(ward.assignment, ending)
+    ward.monitor.settle(Haste.NOW)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from runner.context import Context
 from runner.errors import ShuttingDown
-from runner.execute.assignment import Assignment, Monitor, Stop
+from runner.execute.assignment import Assignment, Haste, Monitor, Stop
 from runner.execute.attempt import perform
 
 Work: TypeAlias = tuple[Assignment, Monitor, Context]
@@ -88,6 +88,7 @@ class ThreadExecutor:
         # Free first, told second: the next `run` comes from inside `ended`, and this thread then takes it.
         self._rest(assignment)
         monitor.ended(assignment, ending)
+        monitor.settle(Haste.NOW if self._todo.empty() else Haste.SOON)
 
     def _rest(self, assignment: Assignment) -> None:
         with self._lock:

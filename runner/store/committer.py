@@ -1,10 +1,14 @@
-"""The commit point: two threads that turn changes into durable news, a batch at a time.
+"""The commit point: it turns changes into durable news, a batch at a time.
 
-Groups of changes come in from any thread. The committer takes all that wait as one batch, applies them in order to what
-is staged and appends the records to the journal. Changes are applied on this thread only, so they need no lock and
-always see the latest version. The syncer then makes one `fdatasync` for all that has been appended meanwhile, publishes
-it to memory, tells the listener once a batch and acknowledges each group. Nobody sees a change, and nobody is told of
-it, before the sync has returned.
+Groups of changes come in from any thread into one queue. One thread at a time takes all that wait as one batch, applies
+them in order to what is staged and appends the records to the journal; so changes need no lock of their own and always
+see the latest version. It is whichever thread has just queued something and calls `drive`, if no other one is at it:
+to wake a thread and to be woken by it costs as much as all the rest (flat combining, Hendler et al. 2010). Who cannot
+afford that calls `submit`, and the committer's own thread does it.
+
+The syncer then makes one `fdatasync` for all that has been appended meanwhile, publishes it to memory, tells the
+listener once a batch and acknowledges each group. Nobody sees a change, and nobody is told of it, before the sync has
+returned.
 
 One exception, which costs no promise and saves every task the wait for a sync: the start of an attempt is told when its
 record is *written* (`Listener.appended`). `kill -9` cannot undo that; a power cut can, and then the attempt has never
@@ -15,10 +19,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from enum import StrEnum
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from runner.errors import Degraded, DiskFull, RunnerError, ShuttingDown
 from runner.store.changes import Change, Stage, State, Transition, Unpublished, apply
@@ -27,6 +31,12 @@ from runner.store.space import Space, is_full
 from runner.task import Task
 
 MAX_BATCH = 1024
+MAX_TURNS = 4
+"""So many batches a thread appends for others, and then leaves the rest to the committer's."""
+
+SOON_SECONDS: Final = 0.001
+"""How long an end may wait for others, to be appended together with them."""
+_MAIN_THREAD: Final = threading.main_thread().ident
 
 
 class Durability(StrEnum):
@@ -41,7 +51,7 @@ Done = Callable[[Sequence[Task | None], RunnerError | None], None]
 
 
 class Group(NamedTuple):
-    """Changes that happen together or not at all. `done` is called on the committer's thread and must be quick."""
+    """Changes that happen together or not at all. `done` is called on whatever thread has synced, and must be quick."""
 
     changes: Sequence[Change]
     done: Done | None = None
@@ -75,21 +85,10 @@ class Listener(Protocol):
     """Who is told of transitions; both methods must be quick."""
 
     def appended(self, transitions: list[Transition]) -> None:
-        """They are written, and survive the death of the process, but not yet a power cut. The committer's thread."""
+        """They are written, and survive the death of the process, but not yet a power cut. On the thread that wrote."""
 
     def committed(self, transitions: list[Transition]) -> None:
-        """They are durable and visible. The syncer's thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Rotate:
-    """Asks the committer to seal the segment between two batches; `done` is told which, or why not."""
-
-    done: Callable[[int | RunnerError | OSError], None]
-
-
-class _Stop:
-    """Asks the committer to end."""
+        """They are durable and visible. The syncer's thread; with durability `process`, the one that wrote."""
 
 
 class _Batch(NamedTuple):
@@ -100,7 +99,7 @@ class _Batch(NamedTuple):
 
 
 class Committer:
-    """Owns the journal. `submit` from any thread; `run` and `run_syncer` are its two threads."""
+    """Owns the journal. `run` and `run_syncer` are its two threads; the rest may be called from any."""
 
     def __init__(
         self, journal: Journal, state: State, space: Space, durability: Durability, listener: Listener
@@ -110,40 +109,68 @@ class Committer:
         self._space = space
         self._durability = durability
         self._listener = listener
-        self._queue: SimpleQueue[Group | _Rotate | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[Group] = SimpleQueue()
+        self._calls: SimpleQueue[float] = SimpleQueue()
+        self._will_look = False
         self._appended: SimpleQueue[_Batch | threading.Event | None] = SimpleQueue()
         self._published: SimpleQueue[Stage] = SimpleQueue()
         self._unpublished = Unpublished(state)
+        self._leading = threading.Lock()
         self._journal_lock = threading.Lock()
+        self._fault: BaseException | None = None
         self.failure: OSError | None = None
         self.closed = False
         self._ended = False
 
     def submit(self, group: Group) -> None:
-        """Queues a group; returns at once. Groups of one thread are applied in the order of their submission.
-        Raises `ShuttingDown` after `stop`."""
+        """Has the committer's thread commit a group; returns at once. Groups of one thread are applied in the order of
+        their submission. Raises `ShuttingDown` after `stop`."""
+        self.queue(group)
+        self._calls.put(0)
+
+    def queue(self, group: Group) -> None:
+        """The same, when somebody calls `drive` afterwards."""
         if self.closed:
             raise ShuttingDown("the store is closed")
         self._queue.put(group)
         if self._ended:
             self._refuse_rest()
 
+    def drive(self) -> None:
+        """Appends what is queued, unless another thread is doing that. The listener is told on this thread, so no lock
+        may be held that it takes. The main thread leaves it to the committer's: a signal could interrupt it halfway."""
+        if threading.get_ident() == _MAIN_THREAD:
+            self._calls.put(0)
+            return
+        for _ in range(MAX_TURNS):
+            # Looked at again after every turn: who came meanwhile has found the lock taken, and relies on us.
+            if self._queue.empty() or not self._leading.acquire(blocking=False):
+                return
+            self._lead()
+        self._calls.put(0)
+
+    def drive_soon(self) -> None:
+        """What is queued is appended by somebody's `drive`, or in a millisecond by the committer's thread."""
+        if not self._will_look:
+            self._will_look = True
+            self._calls.put(SOON_SECONDS)
+
     def rotate(self) -> int:
         """Seals the segment, if there is anything in it, once all that it says is published; returns the number of the
         newest sealed one. Blocks. Raises `OSError`, and the segment goes on; `ShuttingDown` after `stop`."""
-        sealed: SimpleQueue[int | RunnerError | OSError] = SimpleQueue()
-        self._queue.put(_Rotate(sealed.put))
-        if self._ended:
-            self._refuse_rest()
-        answer = sealed.get()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        try:
+            with self._leading:
+                if self._ended:
+                    raise ShuttingDown("the store is closed")
+                self._wait_for_syncer()
+                return self._journal.seal()
+        finally:
+            self._calls.put(0)
 
     def stop(self) -> None:
         """Commits what was submitted and ends `run` and `run_syncer`."""
         self.closed = True
-        self._queue.put(_Stop())
+        self._calls.put(0)
 
     def degrade(self, error: OSError) -> None:
         """The disk cannot be trusted any more: nothing is changed from here on. From any thread."""
@@ -151,42 +178,55 @@ class Committer:
             self.failure = self.failure or error
 
     def run(self) -> None:
-        """Appends batches until `stop`."""
+        """Appends what `drive` leaves to it until `stop`."""
         while self.run_once():
             pass
-        self._ended = True
+        with self._leading:
+            self._ended = True
         self._refuse_rest()
         self._appended.put(None)
 
     def run_once(self) -> bool:
-        """Waits for work and appends one batch of it. False when asked to stop."""
-        groups, control = self._next_batch()
-        if groups:
-            self._append(groups)
-        if isinstance(control, _Rotate):
-            self._wait_for_syncer()
-            control.done(self._seal())
-        return not isinstance(control, _Stop)
+        """Waits for a call and appends what is queued then. False when asked to stop."""
+        patience = self._calls.get()
+        if patience:
+            with suppress(Empty):
+                self._calls.get(timeout=patience)
+        self._will_look = False
+        closed = self.closed
+        while self._fault is None and not self._queue.empty():
+            self._leading.acquire()
+            self._lead()
+        if self._fault is not None:
+            raise self._fault
+        return not closed
 
     def run_syncer(self) -> None:
         """Syncs and publishes what has been appended, until `stop`."""
         while self._sync_once():
             pass
 
-    # On the committer's thread
+    # On the thread that leads; it holds `_leading`
 
-    def _next_batch(self) -> tuple[list[Group], _Rotate | _Stop | None]:
-        groups: list[Group] = []
-        item = self._queue.get()
+    def _lead(self) -> None:
+        """Appends one batch and lets go of the lead."""
         try:
-            while isinstance(item, Group):
-                groups.append(item)
-                if len(groups) >= MAX_BATCH:
-                    return groups, None
-                item = self._queue.get_nowait()
-        except Empty:
-            return groups, None
-        return groups, item
+            if self._ended:
+                self._refuse_rest()
+            elif self._fault is None and (groups := self._next_batch()):
+                self._append(groups)
+        except BaseException as error:  # noqa: BLE001 - whoever leads may be anybody; it must end the process all the same
+            self._fault = error
+            self._calls.put(0)
+        finally:
+            self._leading.release()
+
+    def _next_batch(self) -> list[Group]:
+        groups: list[Group] = []
+        with suppress(Empty):
+            while len(groups) < MAX_BATCH:
+                groups.append(self._queue.get_nowait())
+        return groups
 
     def _append(self, groups: Sequence[Group]) -> None:
         self._forget_published()
@@ -240,24 +280,14 @@ class Committer:
         self.failure = error
         return _degraded(error)
 
-    def _seal(self) -> int | OSError:
-        try:
-            return self._journal.seal()
-        except OSError as error:
-            return error
-
     def _refuse_rest(self) -> None:
         """Answers what came in while the committer ended. On its thread, or on that of a latecomer."""
         refusal = ShuttingDown("the store is closed")
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                return
-            if isinstance(item, _Rotate):
-                item.done(refusal)
-            elif isinstance(item, Group) and item.done is not None:
-                item.done((), refusal)
+        with suppress(Empty):
+            while True:
+                done = self._queue.get_nowait().done
+                if done is not None:
+                    done((), refusal)
 
     def _wait_for_syncer(self) -> None:
         if self._durability is Durability.FULL:
@@ -265,7 +295,7 @@ class Committer:
             self._appended.put(idle)
             idle.wait()
 
-    # On the syncer's thread; the committer's in durability `process`
+    # On the syncer's thread; in durability `process` on the one that leads
 
     def _sync_once(self) -> bool:
         batches, control = self._next_appended()

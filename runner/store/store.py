@@ -158,13 +158,26 @@ class Store:
     # Changes
 
     def submit(self, changes: Sequence[Change], done: Done | None = None) -> None:
-        """Queues changes that happen together or not at all; `done` is told on the syncer's thread."""
+        """Has changes committed that happen together or not at all; `done` is told on the syncer's thread."""
         self.committer.submit(Group(changes, done))
+
+    def queue(self, changes: Sequence[Change], done: Done | None = None) -> None:
+        """The same, once somebody calls `drive`: several at a time, and without waking a thread."""
+        self.committer.queue(Group(changes, done))
+
+    def drive(self) -> None:
+        """Commits what is queued on this thread if no other one is at it; hold no lock that the listener takes."""
+        self.committer.drive()
+
+    def drive_soon(self) -> None:
+        """The same in a moment, unless somebody does it before."""
+        self.committer.drive_soon()
 
     def commit(self, changes: Sequence[Change]) -> Sequence[Task | None]:
         """The same, blocking until they are durable. Raises why they were refused."""
         ticket = Ticket()
-        self.submit(changes, ticket)
+        self.queue(changes, ticket)
+        self.drive()
         return ticket.wait()
 
     def note_progress(self, task_id: str, attempt: int, progress: Progress) -> None:

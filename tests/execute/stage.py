@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.config import HandlerConfig
 from runner.errors import UnknownHandler
-from runner.execute import Assignment, Ending, Executor
+from runner.execute import Assignment, Ending, Executor, Haste
 from runner.handlers import Handler, Handlers
 from runner.task import FileState, Progress, Status, Task
 
@@ -68,6 +68,9 @@ class Recorder:
 
     def ended(self, assignment: Assignment, ending: Ending, /) -> None:
         self._note(lambda: self.endings.append(ending))
+
+    def settle(self, haste: Haste, /) -> None:
+        pass
 
     def wait(self) -> Ending:
         """The ending, once there is one; there is never a second."""
