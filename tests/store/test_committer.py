@@ -442,8 +442,13 @@ def test_a_fault_on_a_foreign_thread_ends_the_committers(lazy_store: Store) -> N
     committer = lazy_store.committer
     committer._listener = Faulty()
     stopped = threading.Event()
-    seen: list[BaseException] = []
-    hook, threading.excepthook = threading.excepthook, lambda args: (seen.append(args.exc_value), stopped.set())[0]
+    seen: list[str] = []
+
+    def note(args: threading.ExceptHookArgs) -> None:
+        seen.append(str(args.exc_value))
+        stopped.set()
+
+    hook, threading.excepthook = threading.excepthook, note
     try:
         lazy_store.queue((Create(make_task()),))
         thread = threading.Thread(target=lazy_store.drive)
@@ -452,7 +457,7 @@ def test_a_fault_on_a_foreign_thread_ends_the_committers(lazy_store: Store) -> N
         assert stopped.wait(20)
     finally:
         threading.excepthook = hook
-    assert [str(error) for error in seen] == ["a listener that raises"]
+    assert seen == ["a listener that raises"]
     committer.run_once = lambda: False  # type: ignore[method-assign]
     committer.run()
 
