@@ -244,7 +244,7 @@ def start_of(task: Task) -> datetime:
 
 def last_news_of(task: Task) -> datetime:
     """When a task changed, or its handler said how far it is."""
-    said = task.progress and task.progress.updated_at
+    said = None if task.progress is None else task.progress.updated_at
     return task.updated_at if said is None else max(said, task.updated_at)
 
 
