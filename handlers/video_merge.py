@@ -50,11 +50,11 @@ class Segment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    filename: Annotated[str, Field(min_length=1)] | None = None
-    index: Annotated[int, Field(ge=0)] | None = None
-    start_time: Seconds = 0.0
-    end_time: Seconds | None = None
-    order: int | None = None
+    filename: Annotated[str, Field(min_length=1, description="The input by its name.")] | None = None
+    index: Annotated[int, Field(ge=0, description="The input by its position, from 0.")] | None = None
+    start_time: Annotated[Seconds, Field(description="Where the cut begins, in seconds.")] = 0.0
+    end_time: Annotated[Seconds | None, Field(description="Where it ends; none: at the end of the input.")] = None
+    order: Annotated[int | None, Field(description="Its place in the result; none: as in this list.")] = None
 
     @model_validator(mode="after")
     def _require_sense(self) -> Self:
@@ -90,13 +90,18 @@ class Shape(NamedTuple):
 @handler(accepts=["video/*"], timeout="1h", retries=1, isolation="process", extra="video")
 def video_merge(
     ctx: Context,
-    segments: Annotated[list[Segment], Field(min_length=1, max_length=100)] | None = None,
-    audio_handling: Audio = "keep_all",
-    quality_preset: Quality = "medium",
-    output_name: PlainName | None = None,
+    segments: Annotated[
+        Annotated[list[Segment], Field(min_length=1, max_length=100)] | None,
+        Field(description="The cuts to join; without them all inputs, whole. With them one input is enough."),
+    ] = None,
+    audio_handling: Annotated[
+        Audio, Field(description="keep_first: only the first cut is heard; remove: no sound.")
+    ] = "keep_all",
+    quality_preset: Annotated[Quality, Field(description="low is small and fast, high is large and slow.")] = "medium",
+    output_name: Annotated[PlainName | None, Field(description="The name of the output; it may lack .mp4.")] = None,
 ) -> dict[str, object]:
     """Join videos, or cuts of them, into one; sizes, frame rates and sound may differ."""
-    if len(ctx.inputs) < 2:
+    if len(ctx.inputs) < (1 if segments else 2):
         raise Fail(f"video_merge takes two or more videos, not {len(ctx.inputs)}", code="wrong_inputs")
     try:
         executable = ffmpeg.locate(ctx.config.get("ffmpeg"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from runner import Context, Fail, ffmpeg, handler
+from runner import Context, Fail, ffmpeg, handler, stills
 
 from ._naming import derive_name, name_of
 
@@ -80,23 +80,33 @@ class Rect(NamedTuple):
 )
 def watermark_removal(
     ctx: Context,
-    regions: Annotated[list[Region], Field(min_length=1, max_length=100)],
-    method: Literal["inpaint", "delogo"] = "inpaint",
-    radius: Annotated[int, Field(ge=1, le=50)] = 3,
+    regions: Annotated[
+        list[Region], Field(min_length=1, max_length=100, description="The rectangles to repaint, in pixels.")
+    ],
+    method: Annotated[
+        Literal["inpaint", "delogo"], Field(description="inpaint: by OpenCV; delogo: by ffmpeg, faster and coarser.")
+    ] = "inpaint",
+    radius: Annotated[int, Field(ge=1, le=50, description="How far around a pixel inpaint looks.")] = 3,
+    selected_frame: Annotated[
+        int | None, Field(ge=0, description="The number of a frame, from 0, of which a picture is wanted.")
+    ] = None,
+    make: Annotated[
+        Literal["film", "preview"], Field(description="preview: only the selected frame is done, in a second.")
+    ] = "film",
 ) -> dict[str, object]:
     """Remove watermarks from a video by repainting the regions that cover them."""
     if len(ctx.inputs) != 1:
         raise Fail(f"watermark_removal takes one video, not {len(ctx.inputs)}", code="wrong_inputs")
     try:
         plan = open_plan(ctx, regions)
-        made = inpaint(plan, radius) if method == "inpaint" else delogo(plan)
+        if make == "preview":
+            return preview(plan, method, radius, selected_frame or 0)
+        result = describe(plan, clean(plan, method, radius), method)
+        if selected_frame is not None:
+            result["preview"] = write_preview(plan, selected_frame, plan.target, selected_frame)
     except (ffmpeg.FfmpegMissing, ffmpeg.UnreadableMedia) as error:
         raise Fail(str(error), code=error.code) from error
-    if not made.frames:
-        raise Fail(f"{plan.source.name} has no frame that can be decoded", code="unreadable_media")
-    if made.complaints:
-        ctx.log.warning("ffmpeg made %d frames, but says: %s", made.frames, made.complaints)
-    return describe(plan, made.frames, method)
+    return result
 
 
 class Plan(NamedTuple):
@@ -148,6 +158,37 @@ def describe(plan: Plan, frames: int, method: str) -> dict[str, object]:
         "method": method,
         "output": plan.target.name,
     }
+
+
+def clean(plan: Plan, method: str, radius: int) -> int:
+    """Write the target; how many frames it has."""
+    made = inpaint(plan, radius) if method == "inpaint" else delogo(plan)
+    if not made.frames:
+        raise Fail(f"{plan.source.name} has no frame that can be decoded", code="unreadable_media")
+    if made.complaints:
+        plan.ctx.log.warning("ffmpeg made %d frames, but says: %s", made.frames, made.complaints)
+    return made.frames
+
+
+def preview(plan: Plan, method: str, radius: int, number: int) -> dict[str, object]:
+    """Do the same with a film of that frame alone, and keep only a picture of it."""
+    scratch = plan.ctx.scratch
+    stills.cut_frame(
+        plan.source, number, scratch / "frame.mkv", executable=plan.executable, check_cancelled=plan.ctx.check
+    )
+    media = ffmpeg.probe(scratch / "frame.mkv", plan.executable)
+    alone = plan._replace(source=scratch / "frame.mkv", target=scratch / "cleaned.mp4", media=media)
+    result = describe(alone, clean(alone, method, radius), method)
+    name = write_preview(plan, number, alone.target, 0)
+    return {**result, "preview": name, "output": name}
+
+
+def write_preview(plan: Plan, number: int, film: Path, place: int) -> str:
+    """Write a picture of frame `number`, which is at `place` in `film`; the name of the output."""
+    still = stills.take_still(film, place, executable=plan.executable, check_cancelled=plan.ctx.check)
+    name = derive_name(plan.target.stem, f"_frame{number}.jpg")
+    plan.ctx.output(name).write_bytes(still.image)
+    return name
 
 
 class Meter:

@@ -147,6 +147,23 @@ def take_stills(
     return [taken[number] for number in wanted]
 
 
+def cut_frame(
+    path: Path,
+    number: int,
+    target: Path,
+    *,
+    executable: Path | None = None,
+    check_cancelled: ffmpeg.Check | None = None,
+) -> None:
+    """Write a film of one frame to `target` (.mkv), without loss and without sound. Raises what `take_stills` raises.
+
+    A number past the end means the last frame.
+    """
+    media = look_at(path, executable, check_cancelled)
+    camera = _Camera(path, media, Form.PNG, None, executable or ffmpeg.locate(), check_cancelled)
+    camera.cut(min(number, count_frames(media) - 1), target)
+
+
 def look_at(path: Path, executable: Path | None = None, check_cancelled: ffmpeg.Check | None = None) -> ffmpeg.Media:
     """What the film holds, with its length. Raises `UnreadableMedia` or `FfmpegMissing`."""
     media = ffmpeg.probe(path, executable)
@@ -187,6 +204,11 @@ class _Camera:
     def take(self, numbers: Sequence[int]) -> list[Still]:
         """The frames of these numbers."""
         return self._share_out(numbers, lambda number: self._shoot(self._open_at(number)) or self._shoot_last(number))
+
+    def cut(self, number: int, target: Path) -> None:
+        """Write one frame as a film."""
+        encode: list[ffmpeg.Argument] = ["-map", "0:V:0", "-frames:v", "1", "-c:v", "ffv1", "-f", "matroska", target]
+        self._run([*self._open_at(number), *encode])
 
     def _share_out(self, numbers: Sequence[int], shoot: Callable[[int], T]) -> list[T]:
         # One ffmpeg for all of them would wait for itself where one of its inputs has no picture.

@@ -171,6 +171,29 @@ def test_cuts_come_in_their_order(tmp_path: Path, red: Path, green: Path) -> Non
     assert _colours(attempt.made(result)) == "rgr"
 
 
+def test_pieces_of_one_film_can_be_joined(tmp_path: Path, red: Path) -> None:
+    """A cut is enough: the film without its middle."""
+    attempt = Attempt(tmp_path, TYPE, (red,))
+
+    result = attempt.run(segments=[{"index": 0, "end_time": 0.2}, {"index": 0, "start_time": 0.6}])
+
+    assert (result["inputs"], result["duration_seconds"]) == (1, pytest.approx(0.6, abs=0.1))
+
+
+@pytest.mark.parametrize(("worse", "better"), [("low", "medium"), ("medium", "high")])
+def test_a_better_preset_keeps_more_of_the_picture(tmp_path: Path, worse: str, better: str) -> None:
+    """Closer to the original, and a larger file."""
+    film = shoot(tmp_path / "film.mp4", "testsrc2=s=160x120:r=25,noise=alls=20", "-qp", "0", sound=False)
+
+    def lose(quality: str) -> tuple[float, int]:
+        attempt = Attempt(tmp_path / quality, TYPE, (film,))
+        made = attempt.made(attempt.run(segments=[{"index": 0}], quality_preset=quality))
+        frames = zip(frames_of(film), frames_of(made), strict=True)
+        return sum(abs(one.astype(int) - other).mean() for one, other in frames), -made.stat().st_size
+
+    assert lose(worse) > lose(better)
+
+
 def test_a_segment_without_order_stays_where_it_was_given() -> None:
     """The position in the list counts."""
     parts = parts_of(TYPE)

@@ -47,6 +47,15 @@ def _brightness(frame: "Image") -> "np.ndarray[Any, Any]":
     return cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(int)
 
 
+def _read(path: Path) -> "Image":
+    import cv2
+    import numpy as np
+
+    picture = cv2.imread(str(path))
+    assert picture is not None
+    return np.asarray(picture, np.uint8)
+
+
 def _difference(one: "Image", other: "Image", where: "Image") -> float:
     """How far two frames are apart on average, 0 to 255; in brightness, for the codec keeps a quarter of the colour."""
     return float(abs(_brightness(one) - _brightness(other))[where > 0].mean())
@@ -193,6 +202,33 @@ def test_delogo_fills_the_regions_and_nothing_else(tmp_path: Path, film: Path) -
     assert _difference(after, before, mask) > 15
 
 
+@pytest.mark.parametrize("method", ["inpaint", "delogo"])
+def test_a_preview_is_the_selected_frame_as_it_will_be(tmp_path: Path, film: Path, method: str) -> None:
+    """Whoever draws regions sees what comes of them without waiting for the film; no film is made."""
+    preview, whole = Attempt(tmp_path / "1", TYPE, (film,)), Attempt(tmp_path / "2", TYPE, (film,))
+
+    result = preview.run(regions=[CORNERS], method=method, selected_frame=33, make="preview")
+    made = whole.made(whole.run(regions=[CORNERS], method=method))
+
+    assert (result["output"], result["preview"], result["frames"]) == ("clip_frame33.jpg", "clip_frame33.jpg", 1)
+    assert [path.name for path in preview.output_dir.iterdir()] == ["clip_frame33.jpg"]
+    picture, mask = _read(preview.made(result)), _mask((120, 160), (20, 20, 61, 51))
+    assert _difference(picture, frames_of(made)[33], mask) < 4
+    assert _difference(picture, frames_of(film)[33], 255 - mask) < 4
+    assert _difference(picture, frames_of(film)[33], mask) > 10
+
+
+def test_a_picture_of_the_selected_frame_lies_beside_the_film(tmp_path: Path, film: Path) -> None:
+    """It is taken from what was made."""
+    attempt = Attempt(tmp_path, TYPE, (film,))
+
+    result = attempt.run(regions=[CORNERS], selected_frame=12)
+
+    picture = _read(attempt.output_dir / result["preview"])
+    assert result["frames"] == 50
+    assert _difference(picture, frames_of(attempt.made(result))[12], _mask((120, 160), (0, 0, 159, 119))) < 4
+
+
 def test_both_forms_of_a_region_mean_the_same(tmp_path: Path, film: Path) -> None:
     """`[x1, y1, x2, y2]` and `{x, y, width, height}` give the same pixels, but for what two encodes differ in."""
     corners, box = Attempt(tmp_path / "1", TYPE, (film,)), Attempt(tmp_path / "2", TYPE, (film,))
@@ -243,6 +279,7 @@ def test_a_region_that_cannot_be_filled_fails_for_good(
         ({"regions": ["10,10,50,50"]}, "/payload/regions/0"),
         ({"regions": [CORNERS], "method": "magic"}, "/payload/method"),
         ({"regions": [CORNERS], "radius": 0}, "/payload/radius"),
+        ({"regions": [CORNERS], "selected_frame": -1}, "/payload/selected_frame"),
     ],
 )
 def test_a_wrong_payload_is_refused_with_a_pointer_to_the_fault(payload: dict[str, Any], pointer: str) -> None:
