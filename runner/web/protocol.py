@@ -77,8 +77,9 @@ class Connection(H11Protocol):
     def handle_events(self) -> None:
         """A request may have come: its answer is written through a `_Gathered`, before it begins to be answered."""
         super().handle_events()
-        if self.cycle is not None and self.cycle.transport is self.transport:
-            self.cycle.transport = cast("asyncio.Transport", _Gathered(self.transport, self.loop))
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.transport is self.transport:
+            cycle.transport = cast("asyncio.Transport", _Gathered(self.transport, self.loop))
 
     def on_response_complete(self) -> None:
         """The answer goes out. The next request may be in the buffer already."""
