@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -421,10 +423,13 @@ class TaskLogs:
 
     def read(self, task_id: str, after: int = 0) -> Iterator[Event]:
         """The events with numbers above `after`; lines that a crash cut short are passed over."""
-        path = self._path(task_id)
-        if not os.path.exists(path):  # noqa: PTH110 a Path for one system call is not worth it
+        try:
+            fd = _open_regular(self._path(task_id), os.O_RDONLY)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                _log.warning("the log of task %s cannot be read: %s", task_id, error)
             return
-        with open(path, "rb") as lines:
+        with open(fd, "rb") as lines:
             for line in lines:
                 event = _event_in(line, task_id)
                 if event is not None and event.number > after:
@@ -437,7 +442,7 @@ class TaskLogs:
         """Whether the file is a new one."""
         is_new = False
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = _open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 is_new = os.fstat(fd).st_size == 0
                 os.write(fd, data if is_new or _ends_with_newline(fd) else b"\n" + data)
@@ -458,6 +463,15 @@ class TaskLogs:
 def _shortened(message: str) -> str:
     missing = len(message) - MAX_MESSAGE_CHARACTERS
     return message if missing <= 0 else f"{message[:MAX_MESSAGE_CHARACTERS]}… ({missing} more)"
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """A descriptor of a file of its own: no link is followed, no pipe waited for. Raises `OSError`."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return fd
 
 
 def _ends_with_newline(fd: int) -> bool:

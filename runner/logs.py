@@ -23,8 +23,9 @@ MAX_TRACEBACK_CHARACTERS: Final = 16 * 1024
 SECRET_FIELDS: Final = frozenset({"authorization", "cookie", "password", "secret", "set-cookie", "token"})
 QUIET_LIBRARIES: Final = ("apscheduler", "httpcore2", "httpx2", "tzlocal", "uvicorn", "watchfiles")
 
-# C0, DEL, C1, the two Unicode line breaks, and the marks that turn the direction of writing.
-_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# C0, DEL, C1, the two Unicode line breaks, the marks that turn the direction of writing, and what names that are not
+# UTF-8 have in the place of their bytes, which no stream takes.
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_BUT_LINES: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
 

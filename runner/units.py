@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator
@@ -90,3 +91,11 @@ Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_ty
 
 Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int)]
 """A pydantic field: bytes as an int; "64MiB" and 67108864 are both accepted."""
+
+
+def read_instant(text: str) -> datetime:
+    """An instant as the runner itself has written it. Raises `ValueError`, `TypeError`."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return instant

@@ -27,7 +27,7 @@ STYLES: Final[Mapping[str, str]] = {
 WIDE: Final = 10_000
 """Columns of a terminal that is none."""
 
-_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def print_json(value: Any) -> None:
@@ -46,7 +46,8 @@ def print_note(message: str) -> None:
 
 
 def safe(text: str) -> str:
-    r"""`text` with control characters and changes of direction shown as `\x1b`; lines and tabs stay."""
+    r"""`text` with control characters, changes of direction and bytes that are no text shown as `\x1b`; lines and tabs
+    stay."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 

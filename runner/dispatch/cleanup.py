@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from runner.config import RetentionConfig, RetentionRule
 from runner.dispatch.delays import Clock
-from runner.errors import IllegalTransition, NotFound
+from runner.errors import IllegalTransition, NotFound, Unavailable
 from runner.store import Remove, RemoveUser, Store, TaskQuery
 from runner.store.index import FinishedRow
 from runner.store.rows import microseconds
@@ -115,7 +115,10 @@ class Cleanup:
             return
         before = now - timedelta(seconds=self._retention.idle_users)
         for user_id in self._store.user_ids():
-            user = self._store.get_user(user_id)
+            try:
+                user = self._store.get_user(user_id)
+            except (NotFound, Unavailable):
+                continue  # damaged, and set aside now
             if user.last_accessed < before and not self._store.count(TaskQuery(user_id=user_id)):
                 yield Removed("user", user_id, f"has no tasks and was last here at {user.last_accessed}")
 

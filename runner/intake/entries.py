@@ -26,6 +26,7 @@ from runner.events import Event, Kind, TaskLogs
 from runner.intake.names import numbered
 from runner.store import Files, Layout
 from runner.task import Status, Task, from_json, to_pretty_json
+from runner.units import read_instant
 
 TASK_FILE: Final = "task.json"
 LOG_FILE: Final = "log.txt"
@@ -148,11 +149,12 @@ class Mark:
         """From when on entries may be missing; None where there never was an outbox."""
         try:
             said = json.loads(self._files.read(self._path))
-            self._until = datetime.fromisoformat(said["until"])
+            self._until = read_instant(said["until"])
             return self._until + timedelta.resolution if said["clean"] else self._until - DOUBT_AFTER_CRASH
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, CorruptRecord) as error:
+            self._until = None
             _log.warning("%s is damaged, so all entries are looked at again: %s", self._path, error)
             return datetime.fromtimestamp(0, UTC)
 
@@ -169,8 +171,7 @@ def number_entry(entry: str, number: int) -> str:
 def read_task(path: str) -> Task | None:
     """The task of an entry; None where there is none, or one that a power cut has torn."""
     try:
-        with open(f"{path}/{TASK_FILE}", "rb") as file:
-            return from_json(file.read())
+        return from_json(Files().read(f"{path}/{TASK_FILE}"))
     except (FileNotFoundError, NotADirectoryError, CorruptRecord):
         return None
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
@@ -19,10 +21,12 @@ from zoneinfo import ZoneInfo
 from runner.config import ScheduleConfig
 from runner.dispatch.delays import Clock
 from runner.dispatch.timetable import Timetable, last_fire, next_fire
-from runner.errors import Refused, Unavailable
+from runner.errors import CorruptRecord, Refused, Unavailable
 from runner.intake.admission import Origin, Submission
-from runner.store.files import Files
+from runner.store.files import Files, Layout
+from runner.store.recovery import quarantine
 from runner.task import Source, Task
+from runner.units import read_instant
 
 LOOK_SECONDS = 30.0
 
@@ -138,16 +142,22 @@ class Schedules:
     def _read(self) -> dict[str, datetime]:
         try:
             known = json.loads(self._files.read(self._path))
-            return {name: datetime.fromisoformat(at) for name, at in known.items() if name in self._schedules}
+            return {name: read_instant(at) for name, at in known.items() if name in self._schedules}
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError, CorruptRecord) as error:
             _log.error("%s is damaged (%s): schedules begin anew with their next fire", self._path, error)
+            with suppress(OSError):
+                quarantine(self._files, Layout(os.path.dirname(self._path)), self._path, f"no memory of fires: {error}")
             return {}
 
     def _write(self) -> None:
         known = {name: at.isoformat() for name, at in self._last.items()}
-        self._files.replace(self._path, json.dumps(known, indent=2).encode() + b"\n", f"{self._path}.tmp")
+        try:
+            self._files.replace(self._path, json.dumps(known, indent=2).encode() + b"\n", f"{self._path}.tmp")
+        except OSError as error:
+            # What has fired is not fired again all the same: its task has the fire's unique key.
+            _log.warning("%s cannot be written: %s", self._path, error)
 
 
 def decide(schedule: ScheduleConfig, last: datetime, due: datetime, now: datetime) -> Verdict:

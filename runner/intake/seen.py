@@ -12,12 +12,15 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
+from runner.errors import CorruptRecord
 from runner.intake.folders import Folder, Remember
 from runner.intake.names import path_of, raw_of, text_of
 from runner.intake.readiness import Sighting
-from runner.store import Files
+from runner.store import Files, Layout
+from runner.store.recovery import quarantine
 
 _log = logging.getLogger(__name__)
 
@@ -90,11 +93,22 @@ class Seen:
             lines = self._files.read(path).splitlines(keepends=True)
         except FileNotFoundError:
             return {}
+        except (CorruptRecord, OSError) as error:
+            # The tasks know it too: their unique keys are made of the same facts.
+            _log.warning("what was taken from %s is not remembered, %s: %s", folder.path, path, error)
+            self._set_aside(path, error)
+            return {}
         memories = dict(filter(None, map(_parsed, lines)))
         wanted = _present(folder, memories)
-        if len(lines) > 2 * len(wanted) or not lines[-1].endswith(b"\n"):
-            self._files.replace(path, b"".join(_line(*item) for item in wanted.items()), f"{path}.tmp")
+        if lines and (len(lines) > 2 * len(wanted) or not lines[-1].endswith(b"\n")):
+            with suppress(OSError):
+                self._files.replace(path, b"".join(_line(*item) for item in wanted.items()), f"{path}.tmp")
         return wanted
+
+    def _set_aside(self, path: str, error: CorruptRecord | OSError) -> None:
+        if isinstance(error, CorruptRecord):
+            with suppress(OSError):
+                quarantine(self._files, Layout(os.path.dirname(self._directory)), path, str(error))
 
     def _append(self, path: str, line: bytes) -> None:
         self._files.make_directory(self._directory)
@@ -142,5 +156,5 @@ def _parsed(line: bytes) -> tuple[str, Memory] | None:
     try:
         text, raw, *facts = json.loads(line)
         return path_of(text, raw), Memory(*facts)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None

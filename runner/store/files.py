@@ -146,8 +146,13 @@ class Files:
             return
 
     def remove_tree(self, path: str) -> None:
-        """The directory and all below it are gone. Links are removed, never followed."""
-        shutil.rmtree(path, ignore_errors=True)
+        """The directory and all below it are gone, or whatever is in its place. Links are removed, never followed."""
+        with contextlib.suppress(OSError):
+            # Given a pipe, rmtree would wait for somebody to write into it.
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                self.unlink(path)
 
     def sync_path(self, path: str) -> None:
         """A file or directory entry table is on the disk."""
@@ -291,6 +296,12 @@ class Layout:
             self.data, self.tasks, self.users, self.journal, self.uploads, self.results, self.logs, self.locks,
             self.tmp, self.corrupt, self.inbox, self.outbox,
         )  # fmt: skip
+
+    @property
+    def own_files(self) -> tuple[str, ...]:
+        """The files that the store opens by these names, beside those of tasks, users and the journal."""
+        index = (self.index, f"{self.index}-wal", f"{self.index}-shm")
+        return (f"{self.tmp}/.reason", f"{self.tmp}/.write", f"{self.locks}/scribe.lock", self.rewrite, *index)
 
     def task(self, task_id: str) -> str:
         """The file of one task."""

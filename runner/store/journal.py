@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ _HEADER = struct.Struct("<IIQB")
 _SIGNED = struct.Struct("<QB")
 TASK_FRONT = b'{"id":"'
 """What the body of every task's record begins with."""
+_NAME = re.compile(r"[0-9]{1,18}\.log")
 MAX_BODY = 64 * 1024 * 1024
 
 
@@ -91,11 +93,7 @@ def _kind(number: int) -> Kind:
 
 def segments(files: Files, directory: str) -> list[tuple[int, str]]:
     """The numbers and paths of the segments in `directory`, oldest first."""
-    found = [
-        (int(name[:-4]), f"{directory}/{name}")
-        for name in files.names(directory)
-        if name.endswith(".log") and name[:-4].isdigit()
-    ]
+    found = [(int(name[:-4]), f"{directory}/{name}") for name in files.names(directory) if _NAME.fullmatch(name)]
     return sorted(found)
 
 

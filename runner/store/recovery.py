@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +37,9 @@ from runner.task import Task, from_json, to_json
 
 FORMAT: Final = 1
 REBUILD_CHUNK = 10_000
+LONGEST_NAME_BYTES: Final = 200
+_NOT_REGULAR: Final = "it is no regular file"
+_FORMAT_NUMBER: Final = re.compile("[1-9][0-9]{0,5}")
 
 Migration = Callable[[Files, Layout], None]
 MIGRATIONS: Final[Mapping[int, Migration]] = {}
@@ -56,17 +60,35 @@ class Recovered:
 
 def check_format(files: Files, layout: Layout, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
     """Claims an empty directory for this format, or brings an older one up to it. Raises `FormatError` for another."""
-    try:
-        text = files.read(layout.version).decode("ascii", "replace").strip()
-    except FileNotFoundError:
-        text = str(FORMAT)
-        files.replace_durably(layout.version, f"{text}\n".encode())
-    found = int(text) if text.isdigit() else 0
-    if found > FORMAT or found < min(migrations, default=FORMAT):
-        raise FormatError(f"{layout.version} says format {text!r}; this version reads {FORMAT} and older: upgrade it")
+    found = read_format(files, layout)
+    if found is None:
+        found = FORMAT
+        files.replace_durably(layout.version, f"{found}\n".encode())
+    if found > FORMAT:
+        raise FormatError(
+            f"{layout.data} has format {found}, and this version reads {FORMAT} and older: it was written by a newer "
+            "version of the runner, use that one or a later one; nothing was changed"
+        )
+    if found < min(migrations, default=FORMAT):
+        raise FormatError(f"{layout.data} has format {found}, which this version cannot bring up to {FORMAT}")
     for number in range(found, FORMAT):
         migrations[number](files, layout)
         files.replace_durably(layout.version, f"{number + 1}\n".encode())
+
+
+def read_format(files: Files, layout: Layout) -> int | None:
+    """The format that the directory says it has; None if it says none. Raises `FormatError` if it says nonsense."""
+    try:
+        text = files.read(layout.version).decode("ascii", "backslashreplace").strip()
+    except FileNotFoundError:
+        return None
+    except CorruptRecord as error:
+        raise FormatError(f"{layout.version} does not say a format: {error}") from error
+    if not _FORMAT_NUMBER.fullmatch(text):
+        raise FormatError(
+            f"{layout.version} does not say a format, but {text[:40]!r}; `runner doctor` looks at what is there"
+        )
+    return int(text)
 
 
 def recover(files: Files, layout: Layout, index: Index, progress: Callable[[str], None]) -> Recovered:
@@ -82,11 +104,20 @@ def recover(files: Files, layout: Layout, index: Index, progress: Callable[[str]
 def quarantine(files: Files, layout: Layout, path: str, reason: str) -> str:
     """Moves what is not the file that it should be to corrupt/, with the reason beside it; returns where it is now.
     Raises `FileNotFoundError` when somebody else has moved it."""
-    target = _free_name(f"{layout.corrupt}/{os.path.basename(path)}")
+    target = _free_name(f"{layout.corrupt}/{_shortened(os.path.basename(path))}")
     files.rename(path, target)
     text = f"{reason}\n".encode("utf-8", "backslashreplace")
     files.replace(f"{target}.reason.txt", text, f"{layout.tmp}/.reason")
     return target
+
+
+def clear_the_way(files: Files, layout: Layout) -> list[str]:
+    """Moves to corrupt/ what lies in the place of one of the store's own files and cannot be one: a directory, a pipe,
+    a link where none may be followed. Returns a line for people for each. Raises `OSError`."""
+    odd = [path for path in layout.own_files if os.path.lexists(path) and not is_regular(path)]
+    if os.path.isfile(layout.index) and layout.index in odd:
+        odd.remove(layout.index)  # it may well be kept on another disk
+    return [f"{quarantine(files, layout, path, _NOT_REGULAR)}: {_NOT_REGULAR}" for path in odd]
 
 
 class _Recovery:
@@ -109,6 +140,7 @@ class _Recovery:
     def run(self) -> Recovered:
         """Journal, files, index, in this order: each is made from the one before."""
         self._read_journal()
+        self._leave_out_what_is_no_task()
         self._pen.write(self._missing())
         try:
             self._bring_up_index()
@@ -130,16 +162,24 @@ class _Recovery:
             except CorruptRecord as error:
                 self._quarantine(path, error)
                 continue
-            for entry in entries:
-                self._remember(entry)
+            useless = sum(not self._remember_if_sound(entry) for entry in entries)
+            damaged = segment.damaged or useless > 0
             # Where the first segment is empty nothing says which number was the last one before it.
             has_gap = bool(self._found.last_seq) and segment.first_seq > self._found.last_seq + 1
-            if segment.damaged or has_gap:
-                self._keep_copy(segment if segment.damaged or before is None else before)
+            if damaged or has_gap:
+                self._keep_copy(segment if damaged or before is None else before)
             self._found.records += len(entries)
             self._found.last_segment = number
             self._found.last_seq = max(self._found.last_seq, segment.last_seq)
             before = segment
+
+    def _remember_if_sound(self, entry: Entry) -> bool:
+        """Whether a record could be used: one with a right checksum and wrong content was written by somebody else."""
+        try:
+            self._remember(entry)
+        except (ValueError, CorruptRecord):
+            return False
+        return True
 
     def _remember(self, entry: Entry) -> None:
         if entry.kind is Kind.TASK:
@@ -152,6 +192,15 @@ class _Recovery:
         else:
             user_id = entry.body.decode()
             self._users[user_id] = RemovedUser(user_id)
+
+    def _leave_out_what_is_no_task(self) -> None:
+        """A record with a right checksum and wrong content must not be written over a good file."""
+        for task_id, body in zip(*self._bodies(), strict=True):
+            try:
+                from_json(body)
+            except CorruptRecord as error:
+                del self._tasks[task_id]
+                self._found.notes.append(f"the journal's record of task {task_id} is left out: {error}")
 
     def _keep_copy(self, segment: Segment) -> None:
         """Records are missing: damage, since what is torn by a crash is followed by the next number. A person should be
@@ -279,6 +328,20 @@ def _is_damage(error: FormatError | Degraded | OSError) -> bool:
 
 
 def _free_name(path: str) -> str:
-    """`path`, or the first of path.2, path.3, … that is not taken: nothing that is there is overwritten."""
-    names: Iterator[str] = (path if number == 1 else f"{path}.{number}" for number in range(1, 1_000_000))
-    return next(name for name in names if not os.path.lexists(name))
+    """`path`, or one of path.2, path.3, … that is not taken: nothing that is there is overwritten."""
+    taken, free = 0, 1
+    while os.path.lexists(_numbered(path, free)):
+        taken, free = free, free * 2
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if os.path.lexists(_numbered(path, middle)) else (taken, middle)
+    return _numbered(path, free)
+
+
+def _numbered(path: str, number: int) -> str:
+    return path if number == 1 else f"{path}.{number}"
+
+
+def _shortened(name: str) -> str:
+    """A name with room for a number and an ending behind it."""
+    return os.fsdecode(os.fsencode(name)[:LONGEST_NAME_BYTES])

@@ -23,10 +23,10 @@ from runner.store.index import Index
 from runner.store.journal import Journal
 from runner.store.query import TaskPage, TaskQuery
 from runner.store.records import RemovedUser
-from runner.store.recovery import Recovered, check_format, quarantine, recover
+from runner.store.recovery import Recovered, check_format, clear_the_way, quarantine, recover
 from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
 from runner.store.space import Floors, Space, is_full
-from runner.store.users import User
+from runner.store.users import User, read_user
 from runner.store.writer import Document, Pace, Version, Writer
 from runner.task import Progress, Status, Task, estimate, from_json, to_compact_json
 
@@ -115,6 +115,7 @@ class Store:
         for directory in self.layout.directories:
             self.files.make_directory(directory)
         check_format(self.files, self.layout)
+        notes = clear_the_way(self.files, self.layout)
         try:
             found = self._begin(progress)
         except OSError as error:
@@ -122,6 +123,7 @@ class Store:
                 raise
             self.space.release_ballast()
             found = self._begin(progress)
+        found.notes[:0] = notes
         for name, run in (
             ("committer", self.committer.run),
             ("syncer", self.committer.run_syncer),
@@ -267,7 +269,7 @@ class Store:
     # StorageInterface
 
     def get_user(self, user_id: str) -> User:
-        """A user record. Raises `NotFound`."""
+        """A user record. Raises `NotFound`; `Degraded` if its file cannot be read."""
         user = self.writer.find_user(user_id)
         if isinstance(user, User):
             return user
@@ -275,12 +277,14 @@ class Store:
             raise NotFound("user", user_id)
         path = self.layout.user(user_id)
         try:
-            return User.model_validate_json(self.files.read(path))
+            return read_user(self.files.read(path), user_id)
         except FileNotFoundError:
             raise NotFound("user", user_id) from None
-        except (CorruptRecord, ValueError) as error:
-            self._set_aside(path, f"not a user record: {error}")
+        except CorruptRecord as error:
+            self._set_aside(path, str(error))
             raise NotFound("user", user_id) from error
+        except OSError as error:
+            raise Degraded(f"{path} cannot be read: {error.strerror}") from error
 
     def user_ids(self) -> tuple[str, ...]:
         """The ids of all users with a record on the disk."""

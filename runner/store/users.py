@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runner.errors import CorruptRecord
+
 
 class User(BaseModel):
     """Whoever owns tasks. `metadata` is free for front ends; instants are aware UTC.
@@ -25,3 +27,14 @@ class User(BaseModel):
     def to_json(self) -> bytes:
         """The record as its file and the journal hold it."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def read_user(data: bytes, user_id: str) -> User:
+    """The record of that user in `data`. Raises `CorruptRecord`."""
+    try:
+        user = User.model_validate_json(data)
+    except ValueError as error:
+        raise CorruptRecord(f"not a user record: {str(error).splitlines()[0]}") from error
+    if user.user_id != user_id:
+        raise CorruptRecord(f"it says that its user is {user.user_id!r}")
+    return user
