@@ -222,8 +222,8 @@ def test_names_that_nobody_gave_do_no_harm(killed: Path, stores: Stores, rebuilt
     for folder in ("tasks", "users", "journal", "logs", "uploads", "results", "tmp", "locks", "corrupt"):
         for name in ODD_NAMES:
             (killed / folder / name).write_text("?")
-    for name in ("²".encode(), "١".encode(), b"-1", b"", b"9" * 40):
-        (killed / "journal" / os.fsdecode(name + b".log")).write_text("?")
+    for digits in ("²".encode(), "١".encode(), b"-1", b"", b"9" * 40):
+        (killed / "journal" / os.fsdecode(digits + b".log")).write_text("?")
     if rebuilt:
         (killed / "index.db").unlink()
     store = stores.open(killed, LAZY)
