@@ -15,9 +15,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner import Context, Fail, Retry, handler
+from runner import Context, Fail, FileState, Retry, handler
 from runner.handlers.media import media_type
-from runner.task import FileState
 
 from ._keeping import link_or_copy
 from ._settings import read_settings
