@@ -313,12 +313,19 @@ class EmbedderConfig(DialectConfig):
     running_tasks: RunningTasksConfig = Field(default_factory=RunningTasksConfig)
 
 
+class MediacraftConfig(DialectConfig):
+    """MediaCraft. `on_limit`: a task that could not start at once is refused, or waits for its turn."""
+
+    origins: tuple[str, ...] = ("http://localhost:3000", "http://127.0.0.1:3000")
+    on_limit: Literal["queue", "reject"] = "reject"
+
+
 class DialectsConfig(Section):
     """Which other systems' contracts are spoken."""
 
     taskflow: DialectConfig = Field(default_factory=DialectConfig)
     pixivtailor: DialectConfig = Field(default_factory=DialectConfig)
-    mediacraft: DialectConfig = Field(default_factory=DialectConfig)
+    mediacraft: MediacraftConfig = Field(default_factory=MediacraftConfig)
     embedder: EmbedderConfig = Field(default_factory=EmbedderConfig)
     video_in_chinese: DialectConfig = Field(default_factory=DialectConfig)
 

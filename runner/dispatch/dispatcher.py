@@ -188,6 +188,10 @@ class Dispatcher:
         """How many tasks of a user wait for a slot or a time."""
         return self._queue.count_of_user(user_id) + self._delays.count_of_user(user_id)
 
+    def at_work(self) -> int:
+        """How many tasks run, or wait for nothing but a slot."""
+        return len(self.attempts) + len(self._starting) + len(self._queue)
+
     def waiting_in_queue(self, queue: str) -> int:
         """How many tasks of a queue wait for a slot."""
         return self._queue.count_of_queue(queue)

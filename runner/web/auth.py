@@ -109,15 +109,15 @@ class CookieAuth:
         if scope.get("method") not in SAFE_METHODS:
             raise _unauthorized("auth_required", "send the cookie that GET /api/v1/users/me sets, or a token")
         identity = Identity(str(uuid.uuid4()), secrets.token_urlsafe(32), self._clock())
-        return Admitted(_browser(identity, Standing.NEW), _set_cookie(name, self._signer.sign(identity)))
+        return Admitted(_browser(identity, Standing.NEW), (_set_cookie(name, self._signer.sign(identity)),))
 
-    def _renewed(self, name: str, identity: Identity, value: str) -> str | None:
-        """A cookie that lasts longer, or has the newest key's signature; None where the one that came will do."""
+    def _renewed(self, name: str, identity: Identity, value: str) -> tuple[str, ...]:
+        """A cookie that lasts longer, or has the newest key's signature; none where the one that came will do."""
         now = self._clock()
         is_young = now - identity.issued_at < RENEW_AFTER
         if is_young and self._signer.sign(identity) == value:
-            return None
-        return _set_cookie(name, self._signer.sign(identity._replace(issued_at=now)))
+            return ()
+        return (_set_cookie(name, self._signer.sign(identity._replace(issued_at=now))),)
 
 
 def make_auth(config: AuthConfig, store: Store, users: Users, tokens: Tokens) -> Auth:

@@ -97,10 +97,10 @@ class Caller:
 
 
 class Admitted(NamedTuple):
-    """Who was let in, and the value of a `Set-Cookie` by which to know them again, if they need one."""
+    """Who was let in, and the values of `Set-Cookie` by which to know them again, if they need any."""
 
     caller: Caller
-    set_cookie: str | None = None
+    set_cookies: tuple[str, ...] = ()
 
 
 class Auth(Protocol):
@@ -187,7 +187,7 @@ class Door:
         except HttpProblem as problem:
             await _refuse(problem, scope, receive, answered.send)
             return
-        answered.set_cookie = admitted.set_cookie
+        answered.set_cookies = admitted.set_cookies
         scope["caller"] = admitted.caller
         drop_bad_range(scope, headers)
         await self._app(scope, receive, answered.send)
@@ -318,12 +318,12 @@ async def _refuse(problem: HttpProblem, scope: Scope, receive: Receive, send: Se
 class _Answered:
     """The way out: what every answer says is added on it, and its status is remembered."""
 
-    __slots__ = ("_send", "origin", "request_id", "set_cookie", "status")
+    __slots__ = ("_send", "origin", "request_id", "set_cookies", "status")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.request_id = ""
-        self.set_cookie: str | None = None
+        self.set_cookies: tuple[str, ...] = ()
         self.origin: str | None = None
         self.status: int | None = None
 
@@ -335,8 +335,7 @@ class _Answered:
             said = {name for name, _ in headers}
             headers.append((b"x-request-id", self.request_id.encode()))
             headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
-            if self.set_cookie is not None:
-                headers.append((b"set-cookie", self.set_cookie.encode()))
+            headers.extend((b"set-cookie", cookie.encode()) for cookie in self.set_cookies)
             if self.origin is not None:
                 headers.extend(_cors_headers(self.origin))
         elif message["type"] == "websocket.accept":

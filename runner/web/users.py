@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum, auto
 from typing import Any, Final
@@ -41,6 +42,7 @@ class Users:
         self._clock = clock
         self._known: OrderedDict[str, User] = OrderedDict()
         self._lock = threading.Lock()
+        self._changing = threading.Lock()
 
     def is_settled(self, user_id: str, secret_sha256: str | None) -> bool:
         """Whether there is nothing to ask or to write: the user is known, the secret theirs, the record recent."""
@@ -52,13 +54,19 @@ class Users:
         user = self.find(user_id)
         if user is not None and not is_theirs(user, secret_sha256):
             return False
-        now = self._clock()
+        if user is not None and self._is_recent(user):
+            return True
+        with self._changing:
+            self._write(user_id, secret_sha256, visit)
+        return True
+
+    def _write(self, user_id: str, secret_sha256: str | None, visit: Visit) -> None:
+        user, now = self.find(user_id), self._clock()
         if user is None and visit is Visit.CHANGE:
             user = User(user_id=user_id, created_at=now, last_accessed=now, secret_sha256=secret_sha256)
             self._save(user)
         elif user is not None and not self._is_recent(user):
             self._save(user.model_copy(update={"last_accessed": now}))
-        return True
 
     def find(self, user_id: str) -> User | None:
         """A user's record, if there is one."""
@@ -72,6 +80,15 @@ class Users:
             return None
         self._remember(user)
         return user
+
+    def change_metadata(self, user_id: str, changes: Mapping[str, Any]) -> None:
+        """A user's notes with these values; None takes one away. Not durable when it returns."""
+        with self._changing:
+            user, now = self.find(user_id), self._clock()
+            if user is None:
+                user = User(user_id=user_id, created_at=now, last_accessed=now)
+            metadata = {name: value for name, value in {**user.metadata, **changes}.items() if value is not None}
+            self._save(user.model_copy(update={"metadata": metadata, "last_accessed": now}))
 
     def statistics(self, user_id: str) -> dict[str, Any]:
         """How many tasks a user has, in all and by status."""
