@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from runner.store import Create, Handover, Identity, KeyTaken, Store, Update
 from runner.store.committer import Done, Ticket
 from runner.store.space import is_full
 from runner.task import DRAFT, Drop, Source, Status, Task, TaskError
+
+_log = logging.getLogger(__name__)
 
 ROOM_SECONDS = 10.0
 """How long a submission waits for the files to catch up with the journal before it is refused."""
@@ -50,13 +53,15 @@ class Door:
         admitted = self._admit(submission, origin)
         self._bring_in(admitted)
         try:
-            return _one(self._store.commit((Create(admitted.task),)))
+            task = _one(self._store.commit((Create(admitted.task),)))
         except KeyTaken as taken:
             self._discard(admitted)
-            return _settled(admitted.task, taken.task)
+            task = _settled(admitted.task, taken.task)
         except RunnerError:
             self._discard(admitted)
             raise
+        self._remove_moved(admitted.arrivals)
+        return task
 
     def submit_soon(self, submission: Submission, origin: Origin, done: Done) -> None:
         """The same for a submission without files, not waiting: `done` is told on the committer's thread.
@@ -89,6 +94,8 @@ class Door:
             self._discard_all(admitted)
             raise
         self._discard_all(one for one in admitted if one.task.id in known)
+        for one in admitted:
+            self._remove_moved(one.arrivals)
         holders = (known.get(one.task.id, one.task) for one in admitted)
         return [made.get(holder.id, holder) for holder in holders]
 
@@ -149,16 +156,19 @@ class Door:
         place = self._admission.place(task, arrival)
         target = self._store.layout.absolute(place)
         try:
-            self._store.blobs.hand_over(_source_of(arrival), target, arrival.mode)
+            self._store.blobs.hand_over(_source_of(arrival), target, _kept(arrival.mode))
             size, now = os.stat(target).st_size, self._clock()
         except OSError as error:
             raise _unreadable(error) from error
         change = Update(task.id, lambda current: move(current, place, arrival.name, size, now))
         try:
-            return _one(self._store.commit((change,)))
+            changed = _one(self._store.commit((change,)))
         except RunnerError:
-            self._store.files.remove(target)
+            with suppress(OSError):
+                self._store.files.remove(target)
             raise
+        self._remove_moved((arrival,))
+        return changed
 
     def begin(self, task: Task, payload: dict[str, Any] | None) -> Task:
         """A draft is complete and joins the queue."""
@@ -240,13 +250,23 @@ class Door:
                 return known, {task.id: task for task in made if task is not None}
 
     def _bring_in(self, admitted: Admitted) -> None:
-        """The files are the task's before any record says so; a crash in between leaves files that nobody names."""
+        """The files are the task's before any record says so; a crash in between leaves files that nobody names. Those
+        that are to be moved stay where they are, too, until there is a record: it may be refused."""
         try:
             for arrival, place in zip(admitted.arrivals, admitted.places, strict=True):
-                self._store.blobs.hand_over(_source_of(arrival), self._store.layout.absolute(place), arrival.mode)
+                target = self._store.layout.absolute(place)
+                self._store.blobs.hand_over(_source_of(arrival), target, _kept(arrival.mode))
         except OSError as error:
             self._discard(admitted)
             raise _unreadable(error) from error
+
+    def _remove_moved(self, arrivals: Iterable[Arrival]) -> None:
+        """There is a task now that has these files."""
+        for path in (arrival.path for arrival in arrivals if arrival.mode is Handover.MOVE):
+            try:
+                self._store.files.remove(str(path))
+            except OSError as error:
+                _log.warning("%s was taken and stays where it is: %s", path, error.strerror)
 
     def _bring_in_numbered(self, number: int, admitted: Admitted) -> None:
         with _pointing_at(number):
@@ -256,8 +276,7 @@ class Door:
         """The files that a dropped document names are linked; the document itself is what is taken."""
         if admitted.task.drop is None or _is_dropped_file(admitted.task.drop):
             return
-        linked = tuple(Arrival(one.path, one.name, one.size, _kept(one.mode)) for one in admitted.arrivals)
-        self._bring_in(Admitted(admitted.task, linked))
+        self._bring_in(admitted)
 
     def _record_held(self, submission: Submission, origin: Origin) -> tuple[Admitted, Ticket]:
         admitted, ticket = self._admit(submission, origin), Ticket()
@@ -400,7 +419,7 @@ def _pointing_at(number: int) -> Iterator[None]:
 
 def _source_of(arrival: Arrival) -> str:
     """A link is the file that it leads to: a second name for the link itself would lead nowhere, or elsewhere."""
-    return os.path.realpath(arrival.path) if arrival.mode is Handover.LINK else str(arrival.path)
+    return str(arrival.path) if arrival.mode is Handover.COPY else os.path.realpath(arrival.path)
 
 
 def _is_dropped_file(drop: Drop) -> bool:

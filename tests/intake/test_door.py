@@ -119,6 +119,48 @@ def test_a_task_that_cannot_be_recorded_leaves_no_files(site: Site, monkeypatch:
     assert uploads(site) == []
 
 
+@pytest.mark.parametrize("mode", list(Handover))
+def test_a_refusal_takes_nobody_their_file(site: Site, monkeypatch: pytest.MonkeyPatch, mode: Handover) -> None:
+    """Not even one that was to be moved: alone, among others, or to a draft."""
+    draft, arrival = submit(site, draft=True), file(site, mode=mode)
+    refuse_commits(site, monkeypatch, DiskFull("the disk is full"))
+    with pytest.raises(DiskFull):
+        submit(site, arrival)
+    with pytest.raises(DiskFull):
+        site.door.submit_many([(Submission(type="keep"), origin(arrival))])
+    with pytest.raises(DiskFull):
+        site.door.add_input(draft, arrival)
+    assert (arrival.path.read_text(), uploads(site)) == ("content", [])
+
+
+def test_a_file_that_cannot_leave_its_place_is_handed_in_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is a task that has it; whoever reads the log can remove it."""
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(site.store.files, "remove", refuse)
+    task = submit(site, file(site, mode=Handover.MOVE))
+    monkeypatch.undo()
+    assert (site.data / task.input_files[0]).read_text() == "content"
+    assert "was taken and stays where it is: Read-only file system" in caplog.text
+
+
+def test_a_failing_disk_hides_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that came in for nothing cannot even be removed; still the reason is the first one."""
+    draft = submit(site, draft=True)
+    refuse_commits(site, monkeypatch, Degraded("the disk failed"))
+
+    def fail(path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(site.store.files, "remove", fail)
+    with pytest.raises(Degraded):
+        site.door.add_input(draft, file(site))
+
+
 def test_nothing_comes_in_while_there_is_no_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the disk, or for more work of the writer."""
     site.store.space.report_full()
