@@ -34,7 +34,7 @@ from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
 from runner.intake.schedules import Schedules
 from runner.meters import MeteredFiles, Meters
-from runner.store import Durability, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
+from runner.store import Durability, Files, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
 from runner.store.access import check_access
 from runner.store.checkpoint import CheckpointRule
 from runner.store.committer import Done
@@ -86,15 +86,17 @@ class Service:
     """Opened by `start`, or by `open` and `run_tasks`, and closed by `close`, all on the main thread.
 
     The verbs may be called from any thread; what they change is durable when they return. `user_id` None sees
-    everybody's tasks; to a user, those of others are not there.
+    everybody's tasks; to a user, those of others are not there. `files`: a disk that is not quite the real one.
     """
 
-    def __init__(self, config: Config, role: Role = Role.SERVE, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, config: Config, role: Role = Role.SERVE, clock: Clock = utc_now, files: Files | None = None
+    ) -> None:
         self.config = config
         self._role = role
         self._clock = clock
         self.meters = Meters()
-        files = MeteredFiles(self.meters.sync_seconds.observe)
+        files = files or MeteredFiles(self.meters.sync_seconds.observe)
         self.store = Store(config.data_dir, _store_options(config, role), self, files)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
         self.events = Events(Path(self.store.layout.logs), self.store.is_gone)

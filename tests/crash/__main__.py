@@ -5,46 +5,108 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
-from tests.crash.judge import Verdict
-from tests.crash.kill import run_kills
-from tests.crash.power import obstacle, run_cuts
-from tests.crash.victim import Sabotage
+from tests.crash import inject, kill, power, victim
+from tests.crash.faulty import Fault
+
+
+class Counters(Protocol):
+    """What a suite has counted; `str` of it is the last line."""
+
+    @property
+    def violations(self) -> int:
+        """How many promises were broken."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite as the command line offers it. `numbers` are its options that are numbers, with their defaults;
+    `obstacle` says why it cannot run here, if so."""
+
+    summary: str
+    run: Callable[[Path, argparse.Namespace], Counters]
+    sabotage: type[StrEnum]
+    numbers: Mapping[str, int]
+    obstacle: Callable[[], str | None] = lambda: None
+    add_options: Callable[[argparse.ArgumentParser], None] = field(default=lambda parser: None)
+
+
+def _add_points(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fault", type=Fault, choices=list(Fault), help="fail in this way only")
+    parser.add_argument("--call", help="only calls of this name, as runner.store.Files has them")
+
+
+def _run_inject(root: Path, options: argparse.Namespace) -> Counters:
+    faults = tuple(Fault) if options.fault is None else (options.fault,)
+    points = inject.Points(faults, options.every, options.first, options.call)
+    return inject.run_points(root, points, options.sabotage)
+
+
+SUITES = {
+    "kill": Suite(
+        "kill -9 a runner, again and again",
+        lambda root, options: kill.run_kills(root, options.kills, options.seed, options.sabotage),
+        victim.Sabotage,
+        {"kills": 10_000, "seed": 0},
+    ),
+    "power": Suite(
+        "cut the power of its filesystem",
+        lambda root, options: power.run_cuts(root, options.cuts, options.seed, options.sabotage),
+        victim.Sabotage,
+        {"cuts": 1_000, "seed": 0},
+        power.obstacle,
+    ),
+    "inject": Suite(
+        "have the Nth call of its disk fail",
+        _run_inject,
+        inject.Sabotage,
+        {"every": 1, "first": 1},
+        add_options=_add_points,
+    ),
+}
 
 
 def main() -> int:
     """0 if no promise was broken, or if one was that was meant to be; 1 otherwise; 2 if the suite cannot run here."""
     options = _parse()
-    with tempfile.TemporaryDirectory(prefix="crash-", dir=options.dir) as folder:
-        verdict = _run(options, Path(folder))
-    if verdict is None:
-        return 2
-    sys.stdout.write(f"{options.suite}: {verdict}\n")
-    return int((verdict.violations == 0) is (options.sabotage is not Sabotage.NONE))
-
-
-def _run(options: argparse.Namespace, root: Path) -> Verdict | None:
-    if options.suite == "kill":
-        return run_kills(root, options.kills, options.seed, options.sabotage)
-    reason = obstacle()
-    if reason is not None:
+    suite = SUITES[options.suite]
+    if reason := suite.obstacle():
         sys.stderr.write(f"skipped: {reason}\n")
-        return None
-    return run_cuts(root, options.cuts, options.seed, options.sabotage)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="crash-", dir=options.dir) as folder:
+        counters = suite.run(Path(folder), options)
+    for fault in getattr(counters, "faults", ()):
+        sys.stderr.write(f"{fault}\n")
+    sys.stdout.write(f"{options.suite}: {counters}\n")
+    return int((counters.violations == 0) is (options.sabotage != "none"))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
     suites = parser.add_subparsers(dest="suite", required=True)
-    kill = suites.add_parser("kill", help="kill -9 a runner")
-    kill.add_argument("--kills", type=int, default=10_000)
-    power = suites.add_parser("power", help="cut the power of its filesystem")
-    power.add_argument("--cuts", type=int, default=1_000)
-    for suite in (kill, power):
-        suite.add_argument("--seed", type=int, default=0)
-        suite.add_argument("--sabotage", type=Sabotage, choices=list(Sabotage), default=Sabotage.NONE)
-        suite.add_argument("--dir", help="where to work; not on tmpfs")
+    for name, suite in SUITES.items():
+        options = suites.add_parser(
+            name,
+            help=suite.summary,
+            description=sys.modules[suite.sabotage.__module__].__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        for number, default in suite.numbers.items():
+            options.add_argument(f"--{number}", type=int, default=default, help=" ")
+        suite.add_options(options)
+        options.add_argument(
+            "--sabotage",
+            type=suite.sabotage,
+            choices=list(suite.sabotage),
+            default=suite.sabotage("none"),
+            help="break this on purpose: then it is an error if nothing is noticed",
+        )
+        options.add_argument("--dir", help="where to work, instead of the system's temporary directory")
     return parser.parse_args()
 
 
