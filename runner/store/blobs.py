@@ -63,12 +63,20 @@ class Blobs:
             self._files.move(source, target)
         elif how is Handover.LINK:
             # A link to a symbolic link would be one too, and lead elsewhere from its new place.
-            self._files.link_or_copy(os.path.realpath(source), target)
+            self._link(os.path.realpath(source), target)
         else:
             self._files.copy(source, target)
         if self._durability is Durability.FULL:
             self._files.sync_path(target)
             self._files.sync_path(os.path.dirname(target))
+
+    def _link(self, source: str, target: str) -> None:
+        try:
+            self._files.link_or_copy(source, target)
+        except FileExistsError:
+            # Left by one who died before there was a record of it.
+            self._files.remove(target)
+            self._files.link_or_copy(source, target)
 
     def publish(self, task_id: str, number: int, user_id: str) -> tuple[str, ...]:
         """The outputs of an attempt become the task's, all at once; returns their paths relative to the data

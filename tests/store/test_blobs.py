@@ -48,6 +48,18 @@ def test_an_input_is_handed_over_as_was_agreed(
     assert (target.read_bytes(), source.exists(), target.stat().st_ino == inode) == (b"content", stays, same)
 
 
+@pytest.mark.parametrize("how", list(Handover))
+def test_what_somebody_left_who_died_is_in_nobodys_way(
+    blobs: Blobs, layout: Layout, source: Path, how: Handover
+) -> None:
+    """It came in, and was not recorded any more."""
+    target = Path(layout.upload("u", "t"), "photo.jpg")
+    target.parent.mkdir(parents=True)
+    target.write_text("left behind")
+    blobs.hand_over(str(source), str(target), how)
+    assert target.read_bytes() == b"content"
+
+
 def test_a_link_is_handed_over_as_what_it_stands_for(blobs: Blobs, layout: Layout, source: Path) -> None:
     """From its new place it would lead elsewhere."""
     (source.parent / "link.jpg").symlink_to("photo.jpg")
