@@ -13,7 +13,7 @@ ARGS ?=
 JOBS ?= 2
 
 BIN := .venv/bin
-CODE := $(wildcard runner handlers tests bench)
+CODE := $(wildcard runner handlers examples tests bench)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet
 COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --group build --extra video
