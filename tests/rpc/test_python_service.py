@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,10 @@ def test_a_service_that_is_killed_in_the_middle_is_called_again(rig: Rig, exampl
     assert task.error.code == "grpc_unavailable"
 
     example.start()
+    pause = threading.Event()
     with services_of(rig.config.handlers["grpc_task"].config).use("python") as service:
         while not service.health.healthy:
+            pause.wait(0.05)
             service.hear(service.ask())
     rig.advance(60)
     task = rig.until(task)
