@@ -5,11 +5,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from runner.context import Cancelled, Context
 from runner.handlers import Handlers
+from runner.handlers.loading import package_name
 from runner.task import FileState, Progress, Status, Task
 
 FOLDER = Path(__file__).parents[2] / "handlers"
@@ -30,6 +32,12 @@ def parts_of(type: str) -> Mapping[str, Any]:
     assert handler is not None
     module: Mapping[str, Any] = handler.function.__globals__
     return module
+
+
+def share(name: str) -> Mapping[str, Any]:
+    """What a file that the handlers share defines, such as `_archives`."""
+    starters()
+    return vars(import_module(f"{package_name(FOLDER)}.{name}"))
 
 
 @dataclass
