@@ -94,7 +94,7 @@ def unpack(
     except DAMAGE as error:
         raise Fail(f"the archive cannot be read: {error}", code="unreadable_archive") from error
     except OSError as error:
-        if error.errno is None:  # what gzip and bz2 raise for damage
+        if error.errno in (None, errno.EINVAL):  # what gzip, bz2 and zipfile raise for damage
             raise Fail(f"the archive cannot be read: {error}", code="unreadable_archive") from error
         raise
     return sorted(unpacking.names)
