@@ -103,9 +103,11 @@ class HttpConfig(Section):
 
 
 class GrpcConfig(Section):
-    """Where gRPC is served."""
+    """Where gRPC is served, and whether it says what it serves to whoever asks (server reflection). Port 0: any."""
 
+    host: str = "127.0.0.1"
     port: Port = 50050
+    reflection: bool = True
 
 
 class LimitsConfig(Section):
@@ -320,6 +322,13 @@ class MediacraftConfig(DialectConfig):
     on_limit: Literal["queue", "reject"] = "reject"
 
 
+class VideoInChineseConfig(DialectConfig):
+    """Video-In-Chinese: its gRPC is at `grpc`, its gateway's HTTP at `port`. `type` is the handler of its tasks."""
+
+    type: str = "video_in_chinese"
+    max_upload_bytes: Size = 2048 * 1024**2
+
+
 class DialectsConfig(Section):
     """Which other systems' contracts are spoken."""
 
@@ -327,7 +336,7 @@ class DialectsConfig(Section):
     pixivtailor: DialectConfig = Field(default_factory=DialectConfig)
     mediacraft: MediacraftConfig = Field(default_factory=MediacraftConfig)
     embedder: EmbedderConfig = Field(default_factory=EmbedderConfig)
-    video_in_chinese: DialectConfig = Field(default_factory=DialectConfig)
+    video_in_chinese: VideoInChineseConfig = Field(default_factory=VideoInChineseConfig)
 
 
 class AuthConfig(Section):
@@ -404,12 +413,13 @@ def _checked(settings: Settings, file: Path | None) -> Config:
 
 def _contradictions(config: Config) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong between two settings that are each fine."""
-    if config.auth.mode == "local" and not _is_loopback(config.http.host):
-        yield (
-            ("http", "host"),
-            f"{config.http.host!r} can be reached from other machines, and auth.mode local trusts whoever reaches it; "
-            "set auth.mode to cookie or token, or http.host to 127.0.0.1",
-        )
+    for section, host in (("http", config.http.host), ("grpc", config.grpc.host)):
+        if config.auth.mode == "local" and not _is_loopback(host):
+            yield (
+                (section, "host"),
+                f"{host!r} can be reached from other machines, and auth.mode local trusts whoever reaches it; "
+                f"set auth.mode to cookie or token, or {section}.host to 127.0.0.1",
+            )
     yield from _nested(config.inbox.folders)
     wanted = [(("schedules", name, "queue"), schedule.queue) for name, schedule in config.schedules.items()]
     wanted += [(("handlers", name, "queue"), handler.queue) for name, handler in config.handlers.items()]

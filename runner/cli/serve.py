@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,16 @@ from socket import socket
 from typing import Final, NoReturn
 
 import click
-from starlette.types import ASGIApp
 
 from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
 from runner.dialects.listeners import listening_for_dialects, make_app, make_dialects
+from runner.dialects.video_tasks import VideoTasks
 from runner.errors import OwnerExists
 from runner.logs import set_up_logs
+from runner.rpc.task_service import TaskServer, is_installed
 from runner.service import Service
 from runner.web.app import Site
 from runner.web.protocol import Patience
@@ -67,13 +68,21 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         spare_the_collector()
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp, *ports.values()))
         patience = Patience(max_connections=min(config.http.max_connections, _allow_descriptors() // 2))
-        announce = partial(_print_addresses, options, config, tcp, ports)
-        Server(_make_app(service, config, ports), service.events, announce, patience).run(sockets)
+        site = Site(service, config)
+        companions = tuple(_task_servers(site))
+        announce = partial(_print_addresses, options, config, tcp, ports, companions)
+        app = make_app(site, make_dialects(site), {at.getsockname()[1]: name for name, at in ports.items()})
+        Server(app, service.events, announce, patience, companions).run(sockets)
 
 
-def _make_app(service: Service, config: Config, ports: Mapping[str, socket]) -> ASGIApp:
-    site = Site(service, config)
-    return make_app(site, make_dialects(site), {at.getsockname()[1]: name for name, at in ports.items()})
+def _task_servers(site: Site) -> Iterator[TaskServer]:
+    """The server of gRPC, if there is to be one and it can be."""
+    if not site.config.dialects.video_in_chinese.enabled:
+        return
+    if is_installed():
+        yield TaskServer(site.config.grpc, site.auth, VideoTasks(site.service, site.config))
+    else:
+        _log.info("gRPC is not served: it needs the extra `grpc`")
 
 
 def _allow_descriptors() -> int:
@@ -113,15 +122,21 @@ def _announce(error: OwnerExists) -> None:
     print_note(f"standing by: {error}")
 
 
-def _print_addresses(options: Options, config: Config, tcp: socket, ports: Mapping[str, socket]) -> None:
+def _print_addresses(
+    options: Options, config: Config, tcp: socket, ports: Mapping[str, socket], servers: Sequence[TaskServer]
+) -> None:
     address, inbox = _address(tcp), Path(config.data_dir) / "inbox"
+    grpc = [server.address for server in servers if server.address]
     if options.as_json:
         dialects = {name: _address(at) for name, at in ports.items()}
-        print_json({"address": address, "api": f"{address}/api/v1", "inbox": str(inbox), "dialects": dialects})
+        known = {"address": address, "api": f"{address}/api/v1", "inbox": str(inbox)}
+        print_json({**known, "dialects": dialects, "grpc": grpc[0] if grpc else None})
     else:
         click.echo(f"serving {address}  (API: {address}/api/v1)\ninbox   {safe(str(inbox))}")
-        for name, at in ports.items():
-            click.echo(f"dialect {_address(at)}  ({name})")
+        for name, listener in ports.items():
+            click.echo(f"dialect {_address(listener)}  ({name})")
+        for at in grpc:
+            click.echo(f"grpc    {at}  (task.TaskService)")
     sys.stdout.flush()
 
 

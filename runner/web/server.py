@@ -11,12 +11,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -33,6 +33,16 @@ TICKS_BETWEEN_SWEEPS: Final = 5
 """uvicorn ticks ten times a second."""
 
 
+class Companion(Protocol):
+    """What else is served in the same event loop."""
+
+    async def start(self) -> None:
+        """Begins. What it raises ends the runner."""
+
+    async def stop(self) -> None:
+        """Ends, within `CLOSE_SECONDS`."""
+
+
 class Server(uvicorn.Server):
     """uvicorn, which ends streams when it is told to stop, and then returns rather than raising the signal again."""
 
@@ -42,8 +52,10 @@ class Server(uvicorn.Server):
         events: Events,
         announce: Callable[[], None] = lambda: None,
         patience: Patience = Patience(),  # noqa: B008 - it is frozen
+        companions: Sequence[Companion] = (),
     ) -> None:
         self._events = events
+        self._companions = companions
         self._announce = announce
         super().__init__(
             uvicorn.Config(
@@ -73,6 +85,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to serve, and says so: from here on signals end it cleanly."""
         await super().startup(sockets)
+        for companion in self._companions:
+            await companion.start()
         self._announce()
 
     async def on_tick(self, counter: int) -> bool:
@@ -87,7 +101,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Hangs up on whoever listens to a stream, then closes what is left."""
         self._events.hang_up()
-        await super().shutdown(sockets)
+        await asyncio.gather(super().shutdown(sockets), *(companion.stop() for companion in self._companions))
 
 
 @contextmanager

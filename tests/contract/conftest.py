@@ -14,6 +14,8 @@ import pytest
 
 from runner.config import Config
 from runner.dialects.listeners import make_app, make_dialects
+from runner.dialects.video_tasks import VideoTasks
+from runner.rpc.task_service import TaskServer
 from runner.service import Service
 from runner.task import Status, Task
 from runner.web.app import Site
@@ -56,6 +58,21 @@ def fail(ctx: Context, files: list[str] = []) -> None:
     raise Fail("it is hopeless", code="hopeless")
 
 
+@handler(retries=0)
+def video_in_chinese(ctx: Context) -> str:
+    """Make of a film the same film; of one that says so, nothing; while the gate of that name is not open, wait."""
+    film = ctx.inputs[0].read_bytes()
+    if film.endswith(b"broken"):
+        raise Fail("the film is broken")
+    if b"gate:" in film:
+        gate = gate_of(film.rpartition(b"gate:")[2].decode())
+        gate.enter()
+        while not gate.is_open(0.005):
+            ctx.check()
+    ctx.output("result.mp4").write_bytes(film)
+    return "ok"
+
+
 @handler(retries=3)
 def later(ctx: Context) -> None:
     """Ask to be tried again in an hour."""
@@ -65,12 +82,15 @@ def later(ctx: Context) -> None:
 
 @dataclass(frozen=True)
 class Spoken:
-    """A runner: `http` is its main port, `own` those of the dialects."""
+    """A runner: `http` is its main port, `own` those of the dialects, `grpc` where its gRPC is. Whoever may use the
+    port may hand in the files below `drop`."""
 
     service: Service
     http: httpx2.Client
     own: Mapping[str, httpx2.Client]
+    grpc: str
     data: Path
+    drop: Path
 
     def submit(self, type: str = "echo", **fields: Any) -> Task:
         """Hands in a task through the API; `fields` are those of a submission, but for its `payload`'s."""
@@ -169,6 +189,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoken]:
 def speaking(root: Path, handlers: str = HANDLERS, **settings: Any) -> Iterator[Spoken]:
     """A runner in a folder; in the names of `settings`, `__` stands for a dot."""
     (root / "handlers").mkdir(exist_ok=True)
+    (root / "drop").mkdir(exist_ok=True)
     (root / "handlers" / "all.py").write_text(handlers)
     given = {
         "data_dir": str(root / "data"),
@@ -176,31 +197,35 @@ def speaking(root: Path, handlers: str = HANDLERS, **settings: Any) -> Iterator[
         "storage.min_free_bytes": 0,
         "storage.ballast_bytes": 0,
         "drain.grace_period": 0.2,
+        "grpc.port": 0,
+        "http.allowed_roots": [str(root / "drop")],
         **{name.replace("__", "."): value for name, value in settings.items()},
     }
     config = Config.load(None, given, environ={})
     service = Service(config)
     service.start()
     try:
-        with _served(service, config) as (port, ports), _clients({"": port, **ports}) as clients:
-            yield Spoken(service, clients[""], clients, root / "data")
+        with _served(service, config) as (ports, grpc), _clients(ports) as clients:
+            yield Spoken(service, clients[""], clients, grpc, root / "data", root / "drop")
     finally:
         service.close()
 
 
 @contextmanager
-def _served(service: Service, config: Config) -> Iterator[tuple[int, dict[str, int]]]:
-    """The main port, and one for each enabled dialect."""
+def _served(service: Service, config: Config) -> Iterator[tuple[dict[str, int], str]]:
+    """The ports, "" the main one and one for each enabled dialect; and the address of gRPC."""
     site = Site(service, config)
     dialects = make_dialects(site)
     listeners = {name: listen_on_port("127.0.0.1", 0) for name in ("", *(dialect.name for dialect in dialects))}
     ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
-    main = ports.pop("")
-    server = Server(make_app(site, dialects, {port: name for name, port in ports.items()}), service.events)
+    app = make_app(site, dialects, {port: name for name, port in ports.items() if name})
+    rpc, begun = TaskServer(config.grpc, site.auth, VideoTasks(service, config)), threading.Event()
+    server = Server(app, service.events, begun.set, companions=(rpc,))
     thread = threading.Thread(target=server.run, args=(list(listeners.values()),))
     thread.start()
     try:
-        yield main, ports
+        assert begun.wait(30)
+        yield ports, rpc.address or ""
     finally:
         server.should_exit = True
         thread.join()

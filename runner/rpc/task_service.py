@@ -1,0 +1,184 @@
+"""`task.TaskService`, for clients of Video-In-Chinese, with the health and reflection services of gRPC.
+
+It stands behind the same door as HTTP: callers are known by the same tokens and cookies, in the metadata. What is over
+a limit is refused before it costs anything: messages of 4 MiB, 8 KiB of metadata, so many calls at once, 60 seconds for
+each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from starlette.datastructures import Headers
+
+from runner.config import GrpcConfig
+from runner.dialects.video_tasks import Cause, NotCreated, VideoTasks, not_found_text
+from runner.errors import NotFound, Unavailable
+from runner.task import Source
+from runner.web.crossing import in_thread
+from runner.web.door import Auth, Caller
+from runner.web.problems import HttpProblem
+
+if TYPE_CHECKING:
+    import grpc
+
+MAX_MESSAGE_BYTES: Final = 4 << 20
+MAX_METADATA_BYTES: Final = 8 << 10
+MAX_CALLS: Final = 64
+CALL_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 2.0
+SERVICE: Final = "task.TaskService"
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 3_600_000),
+    ("grpc.so_reuseport", 0),  # else a second runner would get half of the first one's calls
+)
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+def is_installed() -> bool:
+    """Whether the extra `grpc` is."""
+    return all(find_spec(name) is not None for name in ("grpc", "google.protobuf"))
+
+
+class TaskServer:
+    """The server, in the event loop that serves HTTP. `start` comes before anything else."""
+
+    def __init__(self, config: GrpcConfig, auth: Auth, tasks: VideoTasks) -> None:
+        self._config = config
+        self._auth = auth
+        self._tasks = tasks
+        self._server: grpc.aio.Server | None = None
+        self._health: Any = None
+        self.address: str | None = None
+
+    async def start(self) -> None:
+        """Begins to serve; `address` says where. One that cannot be had is said in the log: the runner has other doors,
+        and a second one on this machine need not be told to leave this one alone."""
+        await asyncio.to_thread(import_module, "grpc_reflection.v1alpha.reflection")  # a while, in which HTTP is served
+        import grpc
+
+        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        await self._add_services(server)
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        try:
+            port = server.add_insecure_port(f"{host}:{self._config.port}")
+        except RuntimeError:
+            _log.warning("gRPC is not served: %s:%d is taken; see grpc.port", host, self._config.port)
+            return
+        await server.start()
+        self._server, self.address = server, f"{host}:{port}"
+
+    async def stop(self) -> None:
+        """Answers what it was asked, for a moment, and ends."""
+        if self._server is not None:
+            await self._health.enter_graceful_shutdown()
+            await self._server.stop(STOP_SECONDS)
+
+    async def _add_services(self, server: grpc.aio.Server) -> None:
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+        from grpc_reflection.v1alpha import reflection
+
+        from runner.rpc.proto import task_pb2_grpc
+
+        task_pb2_grpc.add_TaskServiceServicer_to_server(TaskService(self._auth, self._tasks), server)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        if self._config.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+
+
+class TaskService:
+    """The two calls."""
+
+    def __init__(self, auth: Auth, tasks: VideoTasks) -> None:
+        self._auth = auth
+        self._tasks = tasks
+
+    async def CreateTask(self, request: Any, context: Any) -> Any:  # noqa: N802 - as the contract has it
+        """Hands a file over."""
+        from runner.rpc.proto import task_pb2
+
+        async def create(caller: Caller) -> str:
+            return await in_thread(self._tasks.create, request.temp_file_path, caller, Source.GRPC)
+
+        return task_pb2.CreateTaskResponse(task_id=await self._answer("CreateTask", context, create))
+
+    async def GetTaskStatus(self, request: Any, context: Any) -> Any:  # noqa: N802 - as the contract has it
+        """Says how far a task is."""
+        from runner.rpc.proto import task_pb2
+
+        async def look(caller: Caller) -> Any:
+            standing = await in_thread(self._tasks.look, request.task_id, caller.sees)
+            return task_pb2.GetTaskStatusResponse(
+                status=standing.status,
+                result_file_path=standing.result_path,
+                error_message=standing.error,
+                created_at=standing.created_at,
+                updated_at=standing.updated_at,
+            )
+
+        return await self._answer("GetTaskStatus", context, look)
+
+    async def _answer(self, method: str, context: Any, do: Callable[[Caller], Awaitable[T]]) -> T:
+        """What `do` returns for whoever calls, or the status of what it raises."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                return await do(await self._caller(method, context))
+        except (NotCreated, NotFound, Unavailable, HttpProblem, TimeoutError) as error:
+            code, text = _status(error)
+            return await context.abort(code, text)  # type: ignore[no-any-return]  # it raises
+        except Exception:  # noqa: BLE001 - a defect; the library would tell the client its text
+            _log.exception("%s failed", method)
+            return await context.abort(_code("INTERNAL"), "internal error")  # type: ignore[no-any-return]
+
+    async def _caller(self, method: str, context: Any) -> Caller:
+        """Whoever calls. Raises `HttpProblem` 401."""
+        pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+        headers = Headers(raw=[(key.encode(), value.encode("latin-1", "replace")) for key, value in pairs])
+        scope = {"type": "http", "scheme": "http", "method": "POST", "path": f"/{SERVICE}/{method}"}
+        return (await self._auth.identify(scope, headers)).caller
+
+
+_CODES: Final[Mapping[Cause, str]] = {
+    Cause.INVALID: "INVALID_ARGUMENT",
+    Cause.UNPREPARED: "FAILED_PRECONDITION",
+    Cause.BUSY: "RESOURCE_EXHAUSTED",
+    Cause.FULL: "RESOURCE_EXHAUSTED",
+    Cause.UNAVAILABLE: "UNAVAILABLE",
+    Cause.INTERNAL: "INTERNAL",
+}
+
+
+def _status(error: Exception) -> tuple[Any, str]:
+    if isinstance(error, NotCreated):
+        return _code(_CODES[error.cause]), str(error)
+    if isinstance(error, NotFound):
+        return _code("NOT_FOUND"), not_found_text(error)
+    if isinstance(error, HttpProblem):
+        return _code("UNAUTHENTICATED"), error.detail
+    if isinstance(error, TimeoutError):
+        return _code("DEADLINE_EXCEEDED"), f"not done within {CALL_SECONDS:g} seconds"
+    return _code("UNAVAILABLE"), str(error)
+
+
+def _code(name: str) -> Any:
+    import grpc
+
+    return grpc.StatusCode[name]
