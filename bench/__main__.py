@@ -14,9 +14,11 @@ from bench.restart import restart
 from bench.scale import scale
 from bench.table import table
 from bench.throughput import throughput
+from bench.web import http
 
 COMMANDS = (
-    table, throughput, latency, inbox_latency, inbox_storm, restart, list_, scale, memory, pair, repeat, peers,
+    table, throughput, latency, inbox_latency, inbox_storm, restart, list_, scale, memory, http, pair, repeat,
+    peers,
 )  # fmt: skip
 
 

@@ -30,3 +30,21 @@ def hold(ctx: Context) -> None:
     while True:
         ctx.check()
         time.sleep(0.02)
+
+
+@handler()
+def produce(ctx: Context, size: int) -> None:
+    """Make a file of so many bytes, all of them zero."""
+    with ctx.output("file.bin").open("wb") as file:
+        file.truncate(size)
+
+
+@handler(retries=0, timeout=None)
+def speak(ctx: Context, times: int) -> None:
+    """Say so often what the name of a file says that appears beside the data."""
+    for _ in range(times):
+        while not (found := list(STAMPS.parent.glob("said-*-"))):
+            ctx.check()
+            time.sleep(0.001)
+        found[0].unlink()
+        ctx.log.info(found[0].name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -71,6 +72,14 @@ class Serving:
     def pid(self) -> int:
         """The process that serves."""
         return self._process.pid
+
+    @property
+    def port(self) -> int:
+        """Where it serves HTTP, once it is ready."""
+        found = re.search(r"serving http://127\.0\.0\.1:(\d+)", (self._workspace.root / "serve.log").read_text())
+        if found is None:
+            raise NotMeasured("it does not say where it serves")
+        return int(found[1])
 
     def await_ready(self) -> float:
         """Seconds from the spawning until `/ready` said yes."""

@@ -47,6 +47,10 @@ def bench(folder: Path, command: str) -> dict[str, Any]:
         ),
         ("list --finished 70 --samples 2", {"list_ms"}),
         ("memory --pending 20", {"rss_mb", "rss_mb_per_100000_pending"}),
+        (
+            "http --requests 40 --connections 4 --file-mb 1 --clients 10 --rounds 2",
+            {"submit.ratio", "status.ratio", "upload.ratio", "download.ratio", "sse.reach_ms", "sse.kb_per_client"},
+        ),
         ("scale --finished 10 --tasks 10", {"tasks_per_second.0", "tasks_per_second.10", "ratio.10"}),
         ("table --part 100000 --only throughput", {"part"}),
         ("repeat --rounds 1 throughput --tasks 10", {"medians.tasks_per_second"}),
