@@ -18,7 +18,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -67,9 +67,10 @@ class DirectPen:
 
     def write(self, batch: Batch) -> None:
         """Writes files first, then rows."""
-        self._write_files(batch)
+        parsed = {body: from_json(body) for _, body in batch.tasks}
+        self._write_files(batch, parsed)
         if batch.rows or batch.gone:
-            self._write_rows(batch)
+            self._write_rows([parsed.get(body) or from_json(body) for body in batch.rows], batch.gone)
 
     def close(self) -> None:
         """Closes the index."""
@@ -77,10 +78,10 @@ class DirectPen:
             self._index.close()
             self._index = None
 
-    def _write_files(self, batch: Batch) -> None:
+    def _write_files(self, batch: Batch, parsed: Mapping[bytes, Any]) -> None:
         files, layout, temporary = self._files, self._layout, self._temporary
         for task_id, body in batch.tasks:
-            files.replace(layout.task(task_id), pretty(body), temporary)
+            files.replace(layout.task(task_id), _indented(parsed[body]), temporary)
         for user_id, body in batch.users:
             files.replace(layout.user(user_id), pretty(body), temporary)
         for task_id, owner in batch.removals:  # plain tuples when they came through the pipe
@@ -88,19 +89,16 @@ class DirectPen:
         for user_id in batch.removed_users:
             RemovedUser(user_id).apply(files, layout)
 
-    def _write_rows(self, batch: Batch) -> None:
+    def _write_rows(self, tasks: Iterable[dict[str, Any]], gone: Iterable[str]) -> None:
         try:
-            self._try_rows(batch)
+            if self._index is None:
+                self._index = connect(self._layout.index)
+            write_rows(self._index, tasks, gone)
         except sqlite3.Error as error:
             # "database or disk is full", "disk I/O error", "database disk image is malformed": the disk's doing, and
             # told like any other of its errors.
             self.close()
             raise OSError(None, str(error), self._layout.index) from error
-
-    def _try_rows(self, batch: Batch) -> None:
-        if self._index is None:
-            self._index = connect(self._layout.index)
-        write_rows(self._index, map(from_json, batch.rows), batch.gone)
 
 
 class ScribePen:
@@ -172,7 +170,11 @@ class ScribePen:
 
 def pretty(body: bytes) -> bytes:
     """A record's JSON as its file has it: indented, for people."""
-    return to_json(from_json(body), indent=2) + b"\n"
+    return _indented(from_json(body))
+
+
+def _indented(document: Any) -> bytes:
+    return to_json(document, indent=2) + b"\n"
 
 
 def wait_for_scribe(layout: Layout) -> int:

@@ -29,7 +29,7 @@ BACKLOG = 50_000
 """With more finished tasks than this unwritten, submissions wait."""
 SHORTEST_PAUSE_SECONDS = 0.001
 """Between two looks at what is not due yet, whatever the pace says."""
-SLICE = 2_000
+SLICE = 500
 """Documents a batch: what memory a pass may take, and how long a list can wait for one."""
 
 
@@ -252,7 +252,9 @@ class Writer:
                 del source[task_id]
             if source is self._unfinished:
                 self._oldest_unfinished = time.monotonic() if source else None
-            return _Load(documents, users, _slice(self._rows))
+            # Rows go with their files: most of what has just come in ends before anybody asks for a list.
+            rows = {task_id: self._rows.pop(task_id) for task_id in documents if task_id in self._rows}
+            return _Load(documents, users, rows)
 
     def _source(self, scope: Scope) -> dict[str, Document]:
         if scope is Scope.DUE:
