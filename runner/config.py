@@ -196,7 +196,7 @@ class StorageConfig(Section):
 
     write_behind_seconds: Duration = 0.05
     overload_seconds: Length = 2.0
-    checkpoint_bytes: Size = 64 * 1024**2
+    checkpoint_bytes: Size = 32 * 1024**2
     checkpoint_seconds: Length = 60.0
     min_free_bytes: Size = 500_000_000
     min_free_inodes: Whole = 10_000
