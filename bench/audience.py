@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from bench.hammer import PATIENCE_SECONDS, Target, request_bytes
+from bench.hammer import PATIENCE_SECONDS, Target, hang_up, request_bytes
 from bench.report import NotMeasured
 
 STAMP: Final = re.compile(rb"said-(\d+)-")
@@ -35,7 +35,7 @@ class Audience:
         self._heard: dict[bytes, int] = {}
         self._open = 0
         self._changed = asyncio.Event()
-        self._transports: list[asyncio.BaseTransport] = []
+        self._transports: list[asyncio.Transport] = []
 
     async def come(self) -> None:
         """All of them listen."""
@@ -53,10 +53,9 @@ class Audience:
         await self._until(lambda: self._heard.get(said, 0) >= self._size, "heard it")
         return (time.monotonic_ns() - stamp) / 1e6
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """None of them listens any more."""
-        for transport in self._transports:
-            transport.close()
+        await hang_up(self._transports)
 
     def _arrived(self) -> None:
         self._open += 1

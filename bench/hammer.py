@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,11 +53,23 @@ async def _hammer(port: int, request: bytes, number: int, connections: int) -> B
     loop = asyncio.get_running_loop()
     shared = _Shared(request, number, loop.create_future())
     began = time.perf_counter()
-    for _ in range(min(connections, number)):
-        await loop.create_connection(lambda: _Caller(shared), "127.0.0.1", port)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await shared.done
-    return Blows(time.perf_counter() - began, shared.milliseconds)
+    transports = []
+    try:
+        for _ in range(min(connections, number)):
+            transport, _ = await loop.create_connection(lambda: _Caller(shared), "127.0.0.1", port)
+            transports.append(transport)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await shared.done
+        return Blows(time.perf_counter() - began, shared.milliseconds)
+    finally:
+        await hang_up(transports)
+
+
+async def hang_up(transports: Iterable[asyncio.Transport]) -> None:
+    """Closes connections; their sockets are closed in the next round of the loop."""
+    for transport in transports:
+        transport.abort()
+    await asyncio.sleep(0)
 
 
 class _Shared:

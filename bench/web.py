@@ -237,7 +237,7 @@ def _heard(target: Target, pid: int, load: Load, say: Callable[[int], None]) -> 
                 await asyncio.to_thread(say, stamp)
                 times.append(await audience.milliseconds_to_reach(stamp))
         finally:
-            audience.leave()
+            await audience.leave()
         return statistics.median(times), each
 
     return asyncio.run(listen())
