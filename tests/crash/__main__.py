@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash import inject, kill, power, victim
+from tests.crash import inject, kill, owners, power, victim
 from tests.crash.faulty import Fault
 
 
@@ -67,6 +67,12 @@ SUITES = {
         inject.Sabotage,
         {"every": 1, "first": 1},
         add_options=_add_points,
+    ),
+    "owners": Suite(
+        "kill the owner of a directory for which eight fight",
+        lambda root, options: owners.run_rivals(root, options.reigns, options.sabotage),
+        owners.Sabotage,
+        {"reigns": 2_000},
     ),
 }
 

@@ -25,25 +25,35 @@ class Child:
     """A forked child that does `work` and ends, with 0 or `FAULT`. What it says on stderr goes into a file."""
 
     def __init__(self, work: Callable[[], object], stderr: Path | str = os.devnull) -> None:
+        self._status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             _work(work, stderr)
 
     def kill(self) -> None:
         """Ends it at once, whatever it does."""
-        os.kill(self.pid, signal.SIGKILL)
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """Its exit status, or minus the signal that killed it; None while it runs."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
 
     def wait(self) -> int:
-        """Its exit status, or minus the signal that killed it."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        """The same, once it has ended."""
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._status
 
     def wait_for(self, seconds: float) -> int | None:
         """The same, or None if it does not end in time; then it says on stderr where it hangs, and is killed."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
+            if (status := self.poll()) is not None:
+                return status
             time.sleep(0.001)
         os.kill(self.pid, signal.SIGUSR1)
         time.sleep(0.5)
