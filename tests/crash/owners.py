@@ -57,7 +57,8 @@ class Counters:
     def __str__(self) -> str:
         return (
             f"reigns {self.reigns}, acked {self.acked}, overlaps {self.overlaps}, late {self.late}, "
-            f"failed {self.failed}, lost {self.lost}, completed_twice {self.completed_twice}, slowest hand-over {self.slowest:.3f} s"
+            f"failed {self.failed}, lost {self.lost}, completed_twice {self.completed_twice}, "
+            f"slowest hand-over {self.slowest:.3f} s"
         )
 
 
