@@ -35,7 +35,8 @@ class WebUIServer(ThreadingHTTPServer):
         self.format = "PNG"
         self.grid = False
         self.broken = False
-        self.tags: Any = {"general": 0.9, "explicit": 0.05, "1girl": 0.98, "long_hair": 0.8, "hat": 0.4, "blurry": 0.1}
+        tags = {"general": 0.9, "explicit": 0.05, "hat": 0.4, "1girl": 0.98, "long_hair": 0.8, "blurry": 0.1}
+        self.caption: Any = {"caption": tags}
         self.released = threading.Event()
         self.released.set()
         self.interrupted = threading.Event()
@@ -141,7 +142,8 @@ class _Conversation(BaseHTTPRequestHandler):
                 self.server.interrupted.set()
                 return 200, {}
             case "/tagger/v1/interrogate" | "/sdapi/v1/interrogate":
-                return 200, {"caption": self.server.tags}
+                self.server.released.wait(WAIT_SECONDS)
+                return 200, self.server.caption
         return 404, {"detail": "Not Found"}
 
     def log_message(self, format: str, *arguments: Any) -> None:
