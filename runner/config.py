@@ -116,7 +116,7 @@ class LimitsConfig(Section):
     global_: Count = Field(default=5, alias="global")
     per_user: Count | None = 1
     exempt_users: tuple[str, ...] = ("local",)
-    per_type: Mapping[str, Count] = Field(default_factory=dict)
+    per_type: Mapping[str, Count] = Field(default_factory=lambda: {"crawl": 1, "generate": 1, "tag": 1})
     max_pending: Count | None = 1_000_000
     max_pending_per_user: Count | None = 100_000
     on_limit: Literal["queue", "reject"] = "queue"
@@ -315,6 +315,14 @@ class EmbedderConfig(DialectConfig):
     running_tasks: RunningTasksConfig = Field(default_factory=RunningTasksConfig)
 
 
+class PixivtailorConfig(DialectConfig):
+    """PixivTailor. `folder` is where its relative folders (images/, tags/, cache/) lie; None: data/pixivtailor.
+    `webui_must_answer`: what is to be drawn is refused with 503 while the WebUI does not answer."""
+
+    folder: Folder | None = None
+    webui_must_answer: bool = True
+
+
 class MediacraftConfig(DialectConfig):
     """MediaCraft. `on_limit`: a task that could not start at once is refused, or waits for its turn."""
 
@@ -333,7 +341,7 @@ class DialectsConfig(Section):
     """Which other systems' contracts are spoken."""
 
     taskflow: DialectConfig = Field(default_factory=DialectConfig)
-    pixivtailor: DialectConfig = Field(default_factory=DialectConfig)
+    pixivtailor: PixivtailorConfig = Field(default_factory=PixivtailorConfig)
     mediacraft: MediacraftConfig = Field(default_factory=MediacraftConfig)
     embedder: EmbedderConfig = Field(default_factory=EmbedderConfig)
     video_in_chinese: VideoInChineseConfig = Field(default_factory=VideoInChineseConfig)

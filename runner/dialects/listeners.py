@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runner.config import Config, DialectsConfig
-from runner.dialects import embedder, mediacraft, taskflow, video_in_chinese
+from runner.dialects import embedder, mediacraft, pixivtailor, taskflow, video_in_chinese
 from runner.dialects.dialect import Dialect
 from runner.web.app import PREFIX, Site
 from runner.web.door import Manners
@@ -20,6 +20,7 @@ from runner.web.sockets import listen_on_port
 MAKERS: Final[Mapping[str, Callable[[Site], Dialect]]] = {
     "embedder": embedder.make,
     "mediacraft": mediacraft.make,
+    "pixivtailor": pixivtailor.make,
     "taskflow": taskflow.make,
     "video_in_chinese": video_in_chinese.make,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
@@ -306,7 +305,7 @@ def one_file(form: Form) -> FormFile:
 def send_result(request: Request, service: Service, task: Task, name: str) -> Response:
     """A completed task's result. Raises `HttpProblem` 404 where it is gone."""
     try:
-        path = service.output(task, Path(task.output_files[0]).name if task.output_files else "")
+        path = service.output(task, (words.result_file(task) or "").split("/", 3)[-1])
         response = downloaded(request, path, name)
     except NotFound as error:
         raise refuse(404, "The result is gone") from error

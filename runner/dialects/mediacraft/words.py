@@ -197,7 +197,7 @@ def record_of(task: Task) -> dict[str, Any]:
     """The task as MediaCraft's document has it, and beside it the names that its program and its pages use."""
     progress, config = task.progress, config_of(task)
     percentage = 0 if progress is None else math.floor(progress.percentage)
-    output = task.output_files[0] if task.output_files else None
+    output = result_file(task)
     return {
         "task_id": task.id,
         "user_id": task.user_id,
@@ -224,6 +224,13 @@ def record_of(task: Task) -> dict[str, Any]:
     }
 
 
+def result_file(task: Task) -> str | None:
+    """The film among a task's outputs: the one that its result names, or the first."""
+    made = task.result.get("output") if isinstance(task.result, dict) else None
+    films = [path for path in task.output_files if path.rpartition("/")[2] == made] or list(task.output_files)
+    return films[0] if films else None
+
+
 def count_by_status(tasks: Mapping[Status, int]) -> dict[str, int]:
     """How many tasks there are by MediaCraft's statuses, those without any left out."""
     counts: dict[str, int] = {}
@@ -235,7 +242,7 @@ def count_by_status(tasks: Mapping[Status, int]) -> dict[str, int]:
 
 def download_name(task: Task, prefix: str = "processed_", ending: str = "") -> str:
     """What a result is called: after the file that came, with the suffix of what was made."""
-    made = Path(task.output_files[0]).suffix if task.output_files else ".mp4"
+    made = Path(result_file(task) or "video.mp4").suffix
     return f"{prefix}{Path(task.original_filename or 'video').stem}{ending}{made}"
 
 
