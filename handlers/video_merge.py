@@ -11,11 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from runner import Context, Fail, ffmpeg, handler
 
-from ._naming import derive_name, name_of
+from ._naming import PlainName, derive_name, name_of
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Audio = Literal["keep_all", "keep_first", "remove"]
@@ -28,16 +28,6 @@ ENCODERS: dict[Quality, tuple[str, str]] = {
     "high": ("slow", "18"),
 }
 """The preset and the constant rate factor of libx264."""
-
-
-def require_plain(name: str) -> str:
-    """The name, if it can be that of an output."""
-    if derive_name(name, "") != name:
-        raise ValueError("must be a file name: no folder, no leading dot, no control characters")
-    return name
-
-
-PlainName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(require_plain)]
 
 SOUND = "aformat=sample_fmts=fltp:sample_rates=44100:channel_layouts=stereo"
 MIN_SECONDS = 0.01

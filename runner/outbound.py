@@ -22,6 +22,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -29,7 +30,7 @@ import httpcore2
 import httpx2
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from runner.errors import AnswerTooLarge, ConfigError, Unreachable, UrlNotAllowed
+from runner.errors import AnswerTooLarge, ConfigError, OutboundError, Unreachable, UrlNotAllowed
 from runner.units import Duration, Size, format_duration, format_size
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -39,6 +40,7 @@ Check: TypeAlias = Callable[[], None]
 
 _LOOK_UP_SECONDS: Final = 0.25
 _HOST: Final = re.compile(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?")
+_OF_THE_BODY: Final = frozenset({"content-type", "content-length"})
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _PLATFORM: Final = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Public by its number, and yet the inside of a cloud: where Azure talks to its machines."""
@@ -52,6 +54,13 @@ def _check_pattern(pattern: str) -> str:
 
 
 HostPattern = Annotated[str, AfterValidator(_check_pattern)]
+
+
+class Redirects(StrEnum):
+    """What to do where an answer points elsewhere: go there, or take it for the answer."""
+
+    FOLLOW = "follow"
+    ANSWER = "answer"
 
 
 class Policy(BaseModel):
@@ -152,17 +161,20 @@ def call(
     url: str | httpx2.URL,
     *,
     headers: Mapping[str, str] | None = None,
-    content: bytes | None = None,
+    content: bytes | Iterable[bytes] | None = None,
+    redirects: Redirects = Redirects.FOLLOW,
 ) -> Iterator[httpx2.Response]:
     """The answer to a request, after as many redirects as the policy allows; its body is read by whoever called.
 
-    `headers` go to the server that was named and to no other one that it points to. Raises `UrlNotAllowed`,
-    `AnswerTooLarge`, and `Unreachable` for a server that cannot be reached, is too slow or breaks off; also inside the
-    `with`, where the body is read. An answer with an error status is an answer.
+    `headers` go to the server that was named and to no other one that it points to. `content` that is not bytes is
+    gone through again for each redirect. Raises `UrlNotAllowed`, `AnswerTooLarge`, and `Unreachable` for a server that
+    cannot be reached, is too slow or breaks off; also inside the `with`, where the body is read. An answer with an
+    error status is an answer.
     """
     try:
         request = client.build_request(method, check_url(url), headers=headers, content=content)
-        with contextlib.closing(_follow(client, request, tuple(headers or ()))) as response:
+        private = () if headers is None else tuple(name for name in headers if name.lower() not in _OF_THE_BODY)
+        with contextlib.closing(_follow(client, request, private, redirects)) as response:
             yield response
     except httpx2.TimeoutException as error:
         raise Unreachable(f"no answer in time: {type(error).__name__}") from error
@@ -170,11 +182,13 @@ def call(
         raise Unreachable(f"{type(error).__name__}: {error}") from error
 
 
-def _follow(client: httpx2.Client, request: httpx2.Request, private: Iterable[str]) -> httpx2.Response:
+def _follow(
+    client: httpx2.Client, request: httpx2.Request, private: Iterable[str], redirects: Redirects
+) -> httpx2.Response:
     first = request.url
     for _ in range(client.max_redirects + 1):
         response = client.send(request, stream=True)
-        if response.next_request is None:
+        if response.next_request is None or redirects is Redirects.ANSWER:
             return response
         response.close()
         request = response.next_request
@@ -256,40 +270,30 @@ class _Gate(httpx2.BaseTransport):
         with _translated():
             answer = self._pool.handle_request(_lower(request))
         assert isinstance(answer.stream, Iterable)
-        body = _Body(answer.stream, self._clock, deadline, self._policy.max_body_bytes)
-        response = httpx2.Response(
-            answer.status, headers=answer.headers, stream=body, extensions=answer.extensions, request=request
-        )
-        try:
-            self._check(response)
-        except (AnswerTooLarge, Unreachable):
-            body.close()
-            raise
-        return response
+        headers = httpx2.Headers(answer.headers)
+        body = _Body(answer.stream, self._clock, deadline, self._policy.max_body_bytes, _refusal(headers, self._policy))
+        return httpx2.Response(answer.status, headers=headers, stream=body, extensions=answer.extensions)
 
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
 
-    def _check(self, response: httpx2.Response) -> None:
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise Unreachable(f"the answer is compressed ({encoding[:20]}), although it was asked for as it is")
-        length = response.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._policy.max_body_bytes and response.request.method != "HEAD":
-            raise _too_large(self._policy.max_body_bytes)
-
 
 class _Body(httpx2.SyncByteStream):
-    """An answer's body: so many bytes at most, and for so long."""
+    """An answer's body: so many bytes at most, and for so long. Whoever wants it is told of a `refusal`."""
 
-    def __init__(self, stream: Iterable[bytes], clock: _Clock, deadline: float, limit: int) -> None:
+    def __init__(
+        self, stream: Iterable[bytes], clock: _Clock, deadline: float, limit: int, refusal: OutboundError | None
+    ) -> None:
         self._stream = stream
         self._clock = clock
         self._deadline = deadline
         self._limit = limit
+        self._refusal = refusal
 
     def __iter__(self) -> Iterator[bytes]:
+        if self._refusal:
+            raise self._refusal
         taken = 0
         self._clock.resume(self._deadline)
         with _translated():
@@ -415,6 +419,16 @@ def _translated() -> Iterator[None]:
         yield
     except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError) as error:
         raise getattr(httpx2, type(error).__name__, httpx2.TransportError)(str(error)) from error
+
+
+def _refusal(headers: httpx2.Headers, policy: Policy) -> OutboundError | None:
+    """Why a body is not to be read, as far as the headers tell."""
+    encoding, length = headers.get("content-encoding", "identity"), headers.get("content-length", "")
+    if encoding != "identity":
+        return Unreachable(f"the answer is compressed ({encoding[:20]}), although it was asked for as it is")
+    if length.isdecimal() and int(length) > policy.max_body_bytes:
+        return _too_large(policy.max_body_bytes)
+    return None
 
 
 def _too_large(limit: int) -> AnswerTooLarge:

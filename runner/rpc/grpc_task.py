@@ -43,6 +43,7 @@ _LOOK_UP_SECONDS: Final = 0.1
 _LINGER_SECONDS: Final = 300.0
 _MAX_HELD: Final = 64
 _MAX_TEXT: Final = 2000
+_SAFE_INTEGER: Final = 2.0**53
 
 _HOPELESS: Final = frozenset(
     {
@@ -379,11 +380,20 @@ def take(ctx: Context, response: pb.ExecuteTaskResponse) -> dict[str, Any] | Non
 def result_of(result: pb.TaskResult) -> dict[str, Any]:
     """What the task returns. Raises `Retry` unless the service says that it completed it."""
     if result.status == pb.TASK_STATUS_COMPLETED:
-        return {"data": json_format.MessageToDict(result.data), "duration_ms": result.duration_ms}
+        return {"data": whole(json_format.MessageToDict(result.data)), "duration_ms": result.duration_ms}
     if result.status == pb.TASK_STATUS_CANCELLED:
         raise Retry(None, "the service cancelled the task, which nobody here asked for", "cancelled_by_service")
     details = json.dumps(json_format.MessageToDict(result.data), ensure_ascii=False)
     raise Retry(None, f"the service says that the task failed: {details}"[:_MAX_TEXT], "failed_by_service")
+
+
+def whole(value: Any) -> Any:
+    """The value with its whole numbers as such: the contract has doubles only, and a count of 8 is not 8.0."""
+    if isinstance(value, dict):
+        return {name: whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _SAFE_INTEGER else value
 
 
 def refusal_of(error: pb.ErrorDetail) -> Fail | Retry:

@@ -1,3 +1,4 @@
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +50,12 @@ def test_the_service_gets_what_the_contract_says(executor: Scripted, tmp_path: P
 
 def test_progress_and_result_are_passed_on(executor: Scripted, tmp_path: Path) -> None:
     """What the service says on the way is the task's progress, what it returns is kept, whole numbers as such."""
-    executor.act = lambda *_: iter([progress(10, "init", "starting"), progress(90), completed(answer="ok", tokens=11)])
+    executor.act = lambda *_: iter([progress(10, "init", "starting"), progress(90), completed(tokens=[11, 0.5])])
     attempt = attempt_at(executor, tmp_path)
 
     result = attempt.run(service="one")
 
-    assert result == {"data": {"answer": "ok", "tokens": 11}, "duration_ms": 7}
+    assert json.dumps(result) == '{"data": {"tokens": [11, 0.5]}, "duration_ms": 7}'
     assert [(said.percentage, said.stage, said.message) for said in attempt.said] == [
         (10, "init", "starting"),
         (90, "", ""),
