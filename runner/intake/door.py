@@ -115,6 +115,7 @@ class Door:
             else:
                 answers.append(admitted.task)
                 recording.append((number, admitted, ticket))
+        self._store.drive()
         self._take_all(recording, answers)
         return answers
 
@@ -283,7 +284,7 @@ class Door:
         self._bring_in_document(admitted)
         self._gate.hold((admitted.task.id,))
         try:
-            self._store.submit((Create(admitted.task),), ticket)
+            self._store.queue((Create(admitted.task),), ticket)
         except RunnerError:
             self._let_go(admitted)
             raise

@@ -451,7 +451,7 @@ def test_what_the_store_refuses_stays_in_the_inbox(site: Site, monkeypatch: pyte
 
     for submit_badly, error in ((refuse, ShuttingDown), (answer_badly, Degraded)):
         with monkeypatch.context() as patch:
-            patch.setattr(site.store, "submit", submit_badly)
+            patch.setattr(site.store, "queue", submit_badly)
             first, second = site.door.take([dropped(site), document(site, file(site))])
         assert (type(first), type(second)) == (error, error)
         assert (inbox(site), uploads(site), site.gate.held) == (["keep/clip.mp4", "task.json"], [], set())
