@@ -14,11 +14,11 @@ MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
-def running(make_site: MakeSite) -> Iterator[Site]:
+def running(make_site: MakeSite) -> Site:
     """An inbox that runs by itself."""
     site = make_site(claim_ahead=10_000)
     site.inbox.start()
-    yield site
+    return site
 
 
 def _contents(site: Site) -> dict[str, bytes]:
