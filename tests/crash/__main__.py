@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash import inject, kill, owners, power, victim
+from tests.crash import disk, inject, kill, owners, power, victim
 from tests.crash.faulty import Fault
 
 
@@ -47,6 +47,14 @@ def _run_inject(root: Path, options: argparse.Namespace) -> Counters:
     return inject.run_points(root, points, options.sabotage)
 
 
+def _add_disk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--disk", type=disk.Disk, choices=list(disk.Disk), help="this one only")
+
+
+def _disks(options: argparse.Namespace) -> tuple[disk.Disk, ...]:
+    return tuple(disk.Disk) if options.disk is None else (options.disk,)
+
+
 SUITES = {
     "kill": Suite(
         "kill -9 a runner, again and again",
@@ -73,6 +81,14 @@ SUITES = {
         lambda root, options: owners.run_rivals(root, options.reigns, options.sabotage),
         owners.Sabotage,
         {"reigns": 2_000},
+    ),
+    "disk": Suite(
+        "fill its disk, and empty it again",
+        lambda root, options: disk.run_rounds(root, options.rounds, options.sabotage, _disks(options)),
+        disk.Sabotage,
+        {"rounds": 10},
+        disk.obstacle,
+        _add_disk,
     ),
 }
 

@@ -12,14 +12,13 @@ import random
 import shutil
 import signal
 import struct
-import subprocess
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from tests.crash import mounts
 from tests.crash.judge import Told, Verdict, judge
+from tests.crash.mounts import make_ext4, mounted
 from tests.crash.victim import Sabotage, live_and_die, prepare
 
 FS_IOC_SHUTDOWN = 0x8004587D
@@ -31,17 +30,7 @@ OPEN_SECONDS = 20.0
 
 def obstacle() -> str | None:
     """Why power cannot be cut here, or None."""
-    if os.geteuid() != 0:
-        return "cutting the power of a filesystem needs root"
-    missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=_PATH) is None]
-    if missing:
-        return f"not installed: {', '.join(missing)} (Debian: e2fsprogs mount)"
-    if not Path("/dev/loop-control").exists():
-        return "there are no loop devices"
-    return None
-
-
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return mounts.obstacle("mkfs.ext4")
 
 
 def run_cuts(root: Path, cuts: int, seed: int = 0, sabotage: Sabotage = Sabotage.NONE) -> Verdict:
@@ -57,11 +46,10 @@ def run_cuts(root: Path, cuts: int, seed: int = 0, sabotage: Sabotage = Sabotage
 def _cut_once(root: Path, directory: Path, chance: random.Random, sabotage: Sabotage, verdict: Verdict) -> None:
     directory.mkdir()
     image, mount, oracle = directory / "image", directory / "mount", directory / "oracle"
-    _make_image(image)
-    mount.mkdir()
-    with _mounted(image, mount):
+    make_ext4(image, IMAGE_BYTES, "-E", "lazy_itable_init=1,lazy_journal_init=1")
+    with mounted(image, mount, "-o", "loop"):
         cut_at = _run_until_cut(root, mount, oracle, chance, sabotage)
-    with _mounted(image, mount):
+    with mounted(image, mount, "-o", "loop"):
         judge(root, mount / "data", Told.read(oracle, until=cut_at), "full", verdict)
     shutil.rmtree(directory)
 
@@ -100,24 +88,3 @@ def _await_opening(oracle: Path, child: int) -> None:
         if time.monotonic() > until:
             raise AssertionError("the victim did not open its directory")
         time.sleep(0.0005)
-
-
-def _make_image(image: Path) -> None:
-    with image.open("wb") as file:
-        file.truncate(IMAGE_BYTES)
-    _call("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", str(image))
-
-
-@contextmanager
-def _mounted(image: Path, mount: Path) -> Iterator[None]:
-    _call("mount", "-o", "loop", str(image), str(mount))
-    try:
-        yield
-    finally:
-        _call("umount", str(mount))
-
-
-def _call(*arguments: str) -> None:
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, "PATH": _PATH})
-    if done.returncode != 0:
-        raise AssertionError(f"{' '.join(arguments)}: {done.stderr.strip()}")
