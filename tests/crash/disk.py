@@ -134,15 +134,19 @@ def _run_round(root: Path, mount: Path, disk: Disk, sabotage: Sabotage) -> Count
 @contextmanager
 def _mounted(disk: Disk, folder: Path) -> Iterator[Path]:
     folder.mkdir()
-    if disk is Disk.TMPFS_BYTES:
-        source, options = Path("none"), ("-t", "tmpfs", "-o", "size=8m")
-    elif disk is Disk.TMPFS_INODES:
-        source, options = Path("none"), ("-t", "tmpfs", "-o", f"size=64m,nr_inodes={FEW_INODES}")
-    else:
-        inodes = ("-N", str(FEW_INODES)) if disk.lacks_inodes else ()
-        source, options = make_ext4(folder / "image", 8 * MEBI, "-m", "0", *inodes), ("-o", "loop")
+    source, options = _make(disk, folder)
     with mounted(source, folder / "mount", *options) as mount:
         yield mount
+
+
+def _make(disk: Disk, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """What to mount, and how."""
+    if disk is Disk.TMPFS_BYTES:
+        return Path("none"), ("-t", "tmpfs", "-o", "size=8m")
+    if disk is Disk.TMPFS_INODES:
+        return Path("none"), ("-t", "tmpfs", "-o", f"size=64m,nr_inodes={FEW_INODES}")
+    inodes = ("-N", str(FEW_INODES)) if disk.lacks_inodes else ()
+    return make_ext4(folder / "image", 8 * MEBI, "-m", "0", *inodes), ("-o", "loop")
 
 
 class _Round:
@@ -159,7 +163,7 @@ class _Round:
         logging.disable()
         if sabotage is Sabotage.NEVER_MEASURED:
             first = Space.check
-            Space.check = lambda space: None if space.shortage else first(space)  # type: ignore[method-assign]
+            Space.check = lambda space: None if space.shortage else first(space)  # type: ignore[method-assign,assignment]
 
     def run(self) -> Counters:
         """What came of it."""

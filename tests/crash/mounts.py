@@ -16,9 +16,9 @@ def obstacle(*programs: str) -> str | None:
     """Why nothing can be mounted here, or None."""
     if os.geteuid() != 0:
         return "mounting a filesystem needs root"
-    missing = [name for name in ("mount", "umount", *programs) if shutil.which(name, path=PATH) is None]
+    missing = [name for name in ("mount", "umount", "unshare", *programs) if shutil.which(name, path=PATH) is None]
     if missing:
-        return f"not installed: {', '.join(missing)} (Debian: e2fsprogs mount)"
+        return f"not installed: {', '.join(missing)} (Debian: e2fsprogs mount util-linux)"
     if not Path("/dev/loop-control").exists():
         return "there are no loop devices"
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
