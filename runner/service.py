@@ -57,6 +57,7 @@ __all__ = [
     "Versions",
     "check_version",
     "limit_rules",
+    "store_options",
 ]
 
 Versions = frozenset[int]
@@ -97,7 +98,7 @@ class Service:
         self._clock = clock
         self.meters = Meters()
         files = files or MeteredFiles(self.meters.sync_seconds.observe)
-        self.store = Store(config.data_dir, _store_options(config, role), self, files)
+        self.store = Store(config.data_dir, store_options(config, role), self, files)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
         self.events = Events(Path(self.store.layout.logs), self.store.is_gone)
         self._owner = Owner(self.store.files, self.store.layout)
@@ -157,8 +158,12 @@ class Service:
             self._owner.acquire()
         else:
             self._owner.wait(announce)
-        self.handlers.load()
-        self._recovered = self.store.open(progress)
+        try:
+            self.handlers.load()
+            self._recovered = self.store.open(progress)
+        except BaseException:
+            self._owner.release()
+            raise
         for note in self._recovered.notes:
             _log.warning("%s", note)
 
@@ -496,7 +501,8 @@ def limit_rules(config: Config, handlers: Handlers) -> LimitRules:
     )
 
 
-def _store_options(config: Config, role: Role) -> StoreOptions:
+def store_options(config: Config, role: Role) -> StoreOptions:
+    """How the store trades, as it is configured."""
     storage = config.storage
     return StoreOptions(
         durability=Durability(config.durability),

@@ -15,6 +15,7 @@ LAYERS = (
     {"intake", "dispatch", "execute"},
     {"meters", "why"},
     {"service"},
+    {"doctor"},
     {"client", "web", "rpc", "dialects"},
     {"cli", "__main__"},
 )

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from runner.cli.exits import CommandFailed, Exit, failure_of
+from runner.cli.exits import CommandFailed, Exit, failure_of, failure_of_disk
 from runner.cli.output import print_error, print_json
 from runner.errors import RunnerError
 
@@ -27,7 +27,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "rm": ("changing", "Delete tasks that have ended, with their files."),
     "gc": ("upkeep", "Remove what retention says may go."),
     "why": ("upkeep", "Say why a file or a task is not running."),
-    "doctor": ("upkeep", "Check the data directory and what it needs."),
+    "doctor": ("doctor", "Check the data directory and what it needs."),
     "token": ("tokens", "Make, list and remove the tokens by which programs come in over TCP."),
     "handlers": ("handlers", "List the handlers, or show one of them."),
     "run": ("handlers", "Run one handler here and now, without a server."),
@@ -94,6 +94,8 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         # `runner ls | head`: nobody reads on. What is still buffered must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.OK)
+    except OSError as error:
+        _end(failure_of_disk(error), as_json=as_json)
     sys.exit(_code(outcome))
 
 

@@ -49,3 +49,9 @@ def failure_of(error: RunnerError) -> CommandFailed:
     """How a command ends that met `error`."""
     exit = next(EXIT_OF[cls] for cls in type(error).__mro__ if cls in EXIT_OF)
     return CommandFailed(exit, str(error), {"code": error.code, "detail": str(error)})
+
+
+def failure_of_disk(error: OSError) -> CommandFailed:
+    """How a command ends that could not do something with a file: where, and what the system says."""
+    place = f"{error.filename}: " if error.filename else ""
+    return CommandFailed(Exit.REFUSED, f"{place}{error.strerror or error}")

@@ -23,8 +23,8 @@ from runner.dispatch.delays import Clock
 from runner.dispatch.timetable import Timetable, last_fire, next_fire
 from runner.errors import CorruptRecord, Refused, Unavailable
 from runner.intake.admission import Origin, Submission
+from runner.store.aside import quarantine
 from runner.store.files import Files, Layout
-from runner.store.recovery import quarantine
 from runner.task import Source, Task
 from runner.units import read_instant
 

@@ -20,7 +20,7 @@ from runner.intake.folders import Folder, Remember
 from runner.intake.names import path_of, raw_of, text_of
 from runner.intake.readiness import Sighting
 from runner.store import Files, Layout
-from runner.store.recovery import quarantine
+from runner.store.aside import quarantine
 
 _log = logging.getLogger(__name__)
 

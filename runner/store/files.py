@@ -285,6 +285,7 @@ class Layout:
         self.locks = f"{data}/locks"
         self.tmp = f"{data}/tmp"  # noqa: S108 - below the data directory
         self.corrupt = f"{data}/corrupt"
+        self.trash = f"{data}/trash"
         self.inbox = f"{data}/inbox"
         self.outbox = f"{data}/outbox"
         self.socket = f"{data}/runner.sock"

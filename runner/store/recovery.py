@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runner.errors import CorruptRecord, Degraded, FormatError
+from runner.store.aside import quarantine
 from runner.store.files import Files, Layout, is_regular
 from runner.store.index import Index
 from runner.store.journal import TASK_FRONT, Entry, Kind, Segment, replay, segments
@@ -37,8 +38,7 @@ from runner.task import Task, from_json, to_json
 
 FORMAT: Final = 1
 REBUILD_CHUNK = 10_000
-LONGEST_NAME_BYTES: Final = 200
-_NOT_REGULAR: Final = "it is no regular file"
+NOT_REGULAR: Final = "it is no regular file"
 _FORMAT_NUMBER: Final = re.compile("[1-9][0-9]{0,5}")
 
 Migration = Callable[[Files, Layout], None]
@@ -101,23 +101,17 @@ def recover(files: Files, layout: Layout, index: Index, progress: Callable[[str]
         pen.close()
 
 
-def quarantine(files: Files, layout: Layout, path: str, reason: str) -> str:
-    """Moves what is not the file that it should be to corrupt/, with the reason beside it; returns where it is now.
-    Raises `FileNotFoundError` when somebody else has moved it."""
-    target = _free_name(f"{layout.corrupt}/{_shortened(os.path.basename(path))}")
-    files.rename(path, target)
-    text = f"{reason}\n".encode("utf-8", "backslashreplace")
-    files.replace(f"{target}.reason.txt", text, f"{layout.tmp}/.reason")
-    return target
-
-
 def clear_the_way(files: Files, layout: Layout) -> list[str]:
     """Moves to corrupt/ what lies in the place of one of the store's own files and cannot be one: a directory, a pipe,
     a link where none may be followed. Returns a line for people for each. Raises `OSError`."""
+    return [f"{quarantine(files, layout, path, NOT_REGULAR)}: {NOT_REGULAR}" for path in in_the_way(layout)]
+
+
+def in_the_way(layout: Layout) -> list[str]:
+    """What `clear_the_way` would move."""
     odd = [path for path in layout.own_files if os.path.lexists(path) and not is_regular(path)]
-    if os.path.isfile(layout.index) and layout.index in odd:
-        odd.remove(layout.index)  # it may well be kept on another disk
-    return [f"{quarantine(files, layout, path, _NOT_REGULAR)}: {_NOT_REGULAR}" for path in odd]
+    # The index may well be kept on another disk.
+    return [path for path in odd if path != layout.index or not os.path.isfile(path)]
 
 
 class _Recovery:
@@ -183,7 +177,7 @@ class _Recovery:
 
     def _remember(self, entry: Entry) -> None:
         if entry.kind is Kind.TASK:
-            self._tasks[_id_of(entry.body)] = entry.body
+            self._tasks[id_of(entry.body)] = entry.body
         elif entry.kind is Kind.REMOVAL:
             removal = Removal.decode(entry.body)
             self._tasks[removal.task_id] = removal
@@ -313,7 +307,8 @@ class _Recovery:
         self._found.notes.append(f"{where}: {reason}")
 
 
-def _id_of(body: bytes) -> str:
+def id_of(body: bytes) -> str:
+    """The id in the record of a task. Raises `CorruptRecord`, `ValueError`."""
     # `id` is the first field that the model writes: parsing the rest of a checksummed record would cost ten times this.
     if not body.startswith(TASK_FRONT):
         return from_json(body).id
@@ -325,23 +320,3 @@ def _is_damage(error: FormatError | Degraded | OSError) -> bool:
     if isinstance(error, FormatError):
         return True
     return isinstance(error.__cause__, sqlite3.Error) and not is_failure_of_disk(error.__cause__)
-
-
-def _free_name(path: str) -> str:
-    """`path`, or one of path.2, path.3, … that is not taken: nothing that is there is overwritten."""
-    taken, free = 0, 1
-    while os.path.lexists(_numbered(path, free)):
-        taken, free = free, free * 2
-    while free - taken > 1:
-        middle = (taken + free) // 2
-        taken, free = (middle, free) if os.path.lexists(_numbered(path, middle)) else (taken, middle)
-    return _numbered(path, free)
-
-
-def _numbered(path: str, number: int) -> str:
-    return path if number == 1 else f"{path}.{number}"
-
-
-def _shortened(name: str) -> str:
-    """A name with room for a number and an ending behind it."""
-    return os.fsdecode(os.fsencode(name)[:LONGEST_NAME_BYTES])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.errors import CorruptRecord, Degraded, NotFound, Unavailable
+from runner.store.aside import quarantine
 from runner.store.blobs import Blobs
 from runner.store.changes import Change, Create, Key, SaveUser, Update
 from runner.store.checkpoint import Checkpointer, CheckpointRule
@@ -23,14 +24,14 @@ from runner.store.index import Index
 from runner.store.journal import Journal
 from runner.store.query import TaskPage, TaskQuery
 from runner.store.records import RemovedUser
-from runner.store.recovery import Recovered, check_format, clear_the_way, quarantine, recover
+from runner.store.recovery import Recovered, check_format, clear_the_way, recover
 from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
 from runner.store.space import Floors, Space, is_full
 from runner.store.users import User, read_user
 from runner.store.writer import Document, Pace, Version, Writer
 from runner.task import Progress, Status, Task, estimate, from_json, to_compact_json
 
-_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_ID = re.compile("[0-9A-Za-z_-]{1,64}")
 _ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}\.[0-9]+(\.scratch)?")
 _KEPT = re.compile(r"([0-9A-Za-z_-]{1,64})\.kept")
 _log = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ _log = logging.getLogger(__name__)
 
 TRIM_AFTER = 10_000
 """After so many tasks have been made smaller, what they took is given back to the system."""
+
+
+def is_id(text: str) -> bool:
+    """Whether a task could have that id; what is none never becomes a path."""
+    return _ID.fullmatch(text) is not None
 
 
 class StorageInterface(Protocol):
@@ -433,7 +439,7 @@ class Store:
         self.writer.forget_rows(gone)
 
     def _read(self, task_id: str) -> Task | None:
-        if not _ID.fullmatch(task_id):
+        if not is_id(task_id):
             return None
         path = self.layout.task(task_id)
         try:

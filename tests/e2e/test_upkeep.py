@@ -1,4 +1,4 @@
-"""`why`, `gc` and `doctor`."""
+"""`why` and `gc`."""
 
 from __future__ import annotations
 
@@ -40,21 +40,3 @@ def test_gc_lists_what_would_go_and_then_removes_it(cli: Command, project: Path)
     assert cli("show", task_id).code == 0
     assert cli("gc", "--json").json["removed"][0]["id"] == task_id
     assert cli("show", task_id).code == 3
-
-
-def test_doctor_finds_nothing_wrong_in_a_sound_folder(cli: Command, serving: Serving) -> None:
-    """Exit code 0, one line a check."""
-    sound = cli("doctor")
-    assert sound.code == 0
-    assert "a runner owns the directory" in sound.out
-
-
-def test_doctor_names_what_is_wrong(cli: Command, project: Path) -> None:
-    """Exit code 1; it needs no runner and changes nothing."""
-    assert cli("doctor").code == 1
-    cli("submit", "count", "note.txt")
-    (project / "handlers" / "broken.py").write_text("def (")
-    (project / "data" / "corrupt" / "x.json").touch()
-    (project / "data").chmod(0o777)
-    wrong = {finding["check"] for finding in cli("doctor", "--json").json if not finding["ok"]}
-    assert wrong == {"data", "corrupt", "handlers"}

@@ -23,9 +23,10 @@ from runner import task as transitions
 from runner.errors import Degraded, FormatError
 from runner.store import Durability, Files, Layout, Remove, RemoveUser, SaveUser, Store, TaskQuery, Update, User
 from runner.store import recovery as module
+from runner.store.aside import quarantine
 from runner.store.index import Index
 from runner.store.journal import Kind, encode
-from runner.store.recovery import check_format, quarantine, recover
+from runner.store.recovery import check_format, recover
 from runner.task import Status, from_json, to_json, to_pretty_json
 from tests.store.samples import LATER, LAZY, NOW, FaultyFiles, Stores, create, fail, finish, make_task, start
 
