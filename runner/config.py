@@ -15,14 +15,33 @@ from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from runner.errors import ConfigError
-from runner.settings import KeyPath, Settings, option_name, read_environment, read_file, read_options, variable_name
+from runner.settings import (
+    KeyPath,
+    Settings,
+    option_name,
+    read_environment,
+    read_file,
+    read_options,
+    read_variables,
+    variable_name,
+)
 from runner.units import Duration, Size
+
+OTHER_VARIABLES: Final[Mapping[str, KeyPath]] = {
+    "LOCAL_STORAGE_PATH": ("dialects", "video_in_chinese", "storage_path"),
+    "REDIS_ADDR": ("dialects", "video_in_chinese", "redis", "address"),
+    "REDIS_DB": ("dialects", "video_in_chinese", "redis", "db"),
+    "REDIS_PASSWORD": ("dialects", "video_in_chinese", "redis", "password"),
+    "TASK_GRPC_PORT": ("grpc", "port"),
+}
+"""What Video-In-Chinese's task service calls its settings in the environment."""
 
 DEFAULT_FILE: Final = Path("config.yaml")
 STANDARD_QUEUES: Final = {"critical": 10, "high": 5, "default": 3, "low": 1}
@@ -330,11 +349,35 @@ class MediacraftConfig(DialectConfig):
     on_limit: Literal["queue", "reject"] = "reject"
 
 
+class ProcessorQueueConfig(Section):
+    """Where Video-In-Chinese's processor takes its work from. `url`, or `address` (host:port) with `password` and `db`;
+    None of both: no Redis is asked. `push` false: tasks are only shown there. `ttl`: how long a record stays."""
+
+    url: str | None = None
+    address: str | None = None
+    password: str = ""
+    db: Whole = 0
+    queue_format: Literal["id", "json"] = "id"
+    push: bool = True
+    ttl: Length | None = None
+
+    @property
+    def address_url(self) -> str:
+        """Where Redis is; empty: nowhere."""
+        if self.url is not None or self.address is None:
+            return self.url or ""
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{secret}{self.address}/{self.db}"
+
+
 class VideoInChineseConfig(DialectConfig):
-    """Video-In-Chinese: its gRPC is at `grpc`, its gateway's HTTP at `port`. `type` is the handler of its tasks."""
+    """Video-In-Chinese: its gRPC is at `grpc`, its gateway's HTTP at `port`. `type` is the handler of its tasks.
+    `storage_path`: a folder in which films and results lie as its own service laid them; None: only in `data_dir`."""
 
     type: str = "video_in_chinese"
     max_upload_bytes: Size = 2048 * 1024**2
+    storage_path: Folder | None = None
+    redis: ProcessorQueueConfig = Field(default_factory=ProcessorQueueConfig)
 
 
 class DialectsConfig(Section):
@@ -401,9 +444,10 @@ class Config(Section):
         """
         file = path or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
         settings = read_file(file) if file else Settings()
+        read_variables(settings, environ, OTHER_VARIABLES)
         read_environment(settings, environ)
         read_options(settings, overrides or {})
-        return _check_watched(_located(_checked(settings, file), settings, file))
+        return _with_processor(_check_watched(_located(_checked(settings, file), settings, file)))
 
 
 def _checked(settings: Settings, file: Path | None) -> Config:
@@ -518,14 +562,24 @@ def _line(settings: Settings, path: KeyPath, reason: str) -> str:
 
 def _located(config: Config, settings: Settings, file: Path | None) -> Config:
     """The configuration with its folders made absolute."""
-    folders = {}
+    folders: dict[str, Any] = {}
     for name in ("data_dir", "handlers_dir"):
         typed = settings.origin((name,)) in (variable_name((name,)), option_name((name,)))
         home = file.parent if file and not typed else Path()
         folders[name] = (home / getattr(config, name).expanduser()).absolute()
+    if config.dialects.video_in_chinese.storage_path is not None:
+        folders["dialects"] = _with_storage(config.dialects, settings, file)
     typed = settings.origin(("inbox", "folders")) == variable_name(("inbox", "folders"))
     watched = _watched(config, file.parent if file and not typed else Path())
     return config.model_copy(update={**folders, "inbox": config.inbox.model_copy(update={"folders": watched})})
+
+
+def _with_storage(dialects: DialectsConfig, settings: Settings, file: Path | None) -> DialectsConfig:
+    dialect, path = dialects.video_in_chinese, ("dialects", "video_in_chinese", "storage_path")
+    assert dialect.storage_path is not None
+    home = file.parent if file and settings.origin(path).startswith(str(file)) else Path()
+    placed = dialect.model_copy(update={"storage_path": (home / dialect.storage_path.expanduser()).absolute()})
+    return dialects.model_copy(update={"video_in_chinese": placed})
 
 
 def _watched(config: Config, home: Path) -> tuple[InboxFolderConfig, ...]:
@@ -533,6 +587,18 @@ def _watched(config: Config, home: Path) -> tuple[InboxFolderConfig, ...]:
     return tuple(
         folder.model_copy(update={"path": path}) for folder, path in zip(config.inbox.folders, paths, strict=True)
     )
+
+
+def _with_processor(config: Config) -> Config:
+    """What the dialect says of Redis is the handler's, too, which waits for the processor: it is said in one place."""
+    dialect = config.dialects.video_in_chinese
+    if not dialect.redis.address_url:
+        return config
+    roots = (config.data_dir / "uploads", *config.http.allowed_roots, *filter(None, [dialect.storage_path]))
+    known = config.handlers.get(dialect.type) or HandlerConfig()
+    said = {"redis": dialect.redis, "roots": tuple(str(root.resolve()) for root in roots), **known.config}
+    handler = known.model_copy(update={"config": said})
+    return config.model_copy(update={"handlers": {**config.handlers, dialect.type: handler}})
 
 
 def _check_watched(config: Config) -> Config:

@@ -98,6 +98,15 @@ def read_environment(settings: Settings, environ: Mapping[str, str]) -> None:
             settings.problems.append(f"{name}: {_reason(error)}")
 
 
+def read_variables(settings: Settings, environ: Mapping[str, str], paths: Mapping[str, KeyPath]) -> None:
+    """Lay variables that have names of their own over `settings`, each at its place; empty ones are as if not set.
+    Digits are a number where a port or the number of a database is wanted."""
+    for name, path in paths.items():
+        text = environ.get(name, "")
+        if text:
+            settings.put(path, int(text) if path[-1] in ("db", "port") and text.isdecimal() else text, name)
+
+
 def read_options(settings: Settings, options: Mapping[str, Any]) -> None:
     """Lay options with dotted names ("http.port") over `settings`; their values are taken as they are."""
     for name, value in options.items():

@@ -23,6 +23,7 @@ from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
 from runner.dialects.listeners import listening_for_dialects, make_app, make_dialects
+from runner.dialects.mirror import Mirror
 from runner.dialects.video_tasks import VideoTasks
 from runner.errors import OwnerExists
 from runner.logs import set_up_logs
@@ -69,10 +70,11 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp, *ports.values()))
         patience = Patience(max_connections=min(config.http.max_connections, _allow_descriptors() // 2))
         site = Site(service, config)
-        companions = tuple(_task_servers(site))
-        announce = partial(_print_addresses, options, config, tcp, ports, companions)
+        servers = tuple(_task_servers(site))
+        mirrors = tuple(_mirrors(site))
+        announce = partial(_print_addresses, options, config, tcp, ports, servers)
         app = make_app(site, make_dialects(site), {at.getsockname()[1]: name for name, at in ports.items()})
-        Server(app, service.events, announce, patience, companions).run(sockets)
+        Server(app, service.events, announce, patience, (*servers, *mirrors)).run(sockets)
 
 
 def _task_servers(site: Site) -> Iterator[TaskServer]:
@@ -83,6 +85,12 @@ def _task_servers(site: Site) -> Iterator[TaskServer]:
         yield TaskServer(site.config.grpc, site.auth, VideoTasks(site.service, site.config))
     else:
         _log.info("gRPC is not served: it needs the extra `grpc`")
+
+
+def _mirrors(site: Site) -> Iterator[Mirror]:
+    """What keeps Video-In-Chinese's records up to date, where there are any."""
+    if site.config.dialects.video_in_chinese.enabled:
+        yield Mirror(site.service, VideoTasks(site.service, site.config))
 
 
 def _allow_descriptors() -> int:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from runner.config import Config
+from runner.dialects.processor_queue import Order, QueueDown, connect, instant
 from runner.errors import DiskFull, InvalidSubmission, LimitReached, NotFound, Refused, RunnerError, Unavailable
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.service import Service
 from runner.store import Handover
+from runner.store.files import Files
 from runner.task import Source, Status, Task
 from runner.web.door import Caller
 from runner.web.parameters import task_id_in
@@ -32,6 +36,12 @@ STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
     }
 )
 """What it calls a status; whatever waits is PENDING."""
+
+
+KNOWN: Final = frozenset({"PENDING", "PROCESSING", "COMPLETED", "FAILED"})
+ENDED: Final = frozenset({"COMPLETED", "FAILED"})
+
+_log = logging.getLogger(__name__)
 
 
 class Cause(StrEnum):
@@ -68,12 +78,15 @@ class Standing:
 
 
 class VideoTasks:
-    """The two verbs. From any thread; they block."""
+    """The two verbs, and what follows from news of its tasks. From any thread; they block."""
 
     def __init__(self, service: Service, config: Config) -> None:
+        dialect = config.dialects.video_in_chinese
         self._service = service
-        self._type = config.dialects.video_in_chinese.type
+        self.type = dialect.type
         self._roots = Roots.resolved(config.http.allowed_roots, Path(config.data_dir))
+        self._shelf = None if dialect.storage_path is None else Shelf(dialect.storage_path, service.store.files)
+        self._queue = connect(dialect.redis) if dialect.redis.address_url else None
 
     def create(self, temp_file_path: str, caller: Caller, source: Source) -> str:
         """The id of the task that takes over the file at this path: by rename, or where that cannot be by a copy, after
@@ -85,22 +98,62 @@ class VideoTasks:
 
     def take(self, arrival: Arrival, caller: Caller, source: Source) -> str:
         """The same for a file that may be taken."""
-        submission = Submission(type=self._type)
-        origin = Origin(source, caller.user_id, (arrival,), task_id=str(uuid.uuid4()))
+        task_id = str(uuid.uuid4())
+        if self._shelf is not None:
+            self._shelf.prepare(task_id)
+        submission, origin = Submission(type=self.type), Origin(source, caller.user_id, (arrival,), task_id=task_id)
         try:
-            return self._service.submit(submission, origin).id
+            task = self._service.submit(submission, origin)
         except (RunnerError, OSError) as error:
+            if self._shelf is not None:
+                self._shelf.clear(task_id)
             raise _explained(error) from error
+        self._hand_on(task)
+        return task.id
 
     def look(self, task_id: str, sees: str | None) -> Standing:
-        """How far a task is. Raises `NotFound`."""
-        return self._standing(self._service.get(task_id_in(task_id), sees))
+        """How far a task is; of one that its processor works at, what that says of it. Raises `NotFound`."""
+        task = self._service.get(task_id_in(task_id), sees)
+        standing = self._standing(task)
+        return standing if self._queue is None or not self._queue.pushes else self._as_recorded(standing)
+
+    def follow(self, task: Task) -> None:
+        """A task of its type has reached a status: its record says so, and its result lies where it is looked for."""
+        standing = self._standing(task)
+        queue = self._queue
+        if queue is None or not (task.is_terminal or not queue.pushes):
+            return
+        if task.status is not Status.COMPLETED and task.is_terminal:
+            queue.withdraw(self._order(task))
+        if queue.find(task.id).get("status") != standing.status:
+            values = {"status": standing.status, "error_message": standing.error}
+            queue.write(task.id, task.updated_at, result_file_path=standing.result_path, **values)
+
+    def forget(self, task_id: str) -> None:
+        """There is no such task any more."""
+        if self._shelf is not None:
+            self._shelf.clear(task_id)
+        if self._queue is not None:
+            self._queue.forget(task_id)
+
+    @property
+    def wants_news(self) -> bool:
+        """Whether `follow` and `forget` have anything to do."""
+        return self._shelf is not None or self._queue is not None
+
+    def close(self) -> None:
+        """Lets go of Redis."""
+        if self._queue is not None:
+            self._queue.close()
 
     def result(self, task: Task) -> str:
         """The absolute path of what a task has made of the film; empty if it made nothing."""
         named = [path for path in task.output_files if path.endswith(f"/{RESULT_NAME}")]
         path = next(iter((*named, *task.output_files)), None)
-        return "" if path is None else self._service.store.layout.absolute(path)
+        if path is None:
+            return ""
+        absolute = self._service.store.layout.absolute(path)
+        return absolute if self._shelf is None else self._shelf.lay(task.id, absolute, RESULT_NAME)
 
     def _standing(self, task: Task) -> Standing:
         status = STATUSES.get(task.status, "PENDING")
@@ -112,6 +165,52 @@ class VideoTasks:
             created_at=instant(task.created_at),
             updated_at=instant(task.updated_at),
         )
+
+    def _as_recorded(self, standing: Standing) -> Standing:
+        """The same with what the processor has written: it knows sooner. Without Redis, as it was."""
+        assert self._queue is not None
+        try:
+            record = self._queue.find(standing.task_id)
+        except QueueDown as error:
+            _log.warning("the processor's record cannot be read: %s", error)
+            return standing
+        status = record.get("status", "")
+        has_ended = standing.status in ENDED
+        if not record or (has_ended and status != standing.status):
+            return standing
+        status = status if status in KNOWN else "PENDING"
+        return replace(
+            standing,
+            status=status,
+            result_path=record.get("result_file_path", "") if status == "COMPLETED" else "",
+            error=record.get("error_message", "") if status == "FAILED" else "",
+            updated_at=record.get("updated_at") or standing.updated_at,
+        )
+
+    def _hand_on(self, task: Task) -> None:
+        """The task's film is where its processor looks, and the processor is told. Raises `NotCreated`."""
+        order = self._order(task)
+        if self._queue is None:
+            return
+        try:
+            # Its handler may have been faster.
+            is_first = self._queue.record(order)
+        except QueueDown as error:
+            self._service.cancel(task.id, reason="no record could be made")
+            self._service.delete(task.id)
+            raise NotCreated(Cause.UNAVAILABLE, f"failed to create task record: {error}") from error
+        try:
+            if is_first and self._queue.pushes:
+                self._queue.push(order)
+        except QueueDown as error:
+            reason = f"failed to push task to queue: {error}"
+            self._service.cancel(task.id, reason=reason)
+            raise NotCreated(Cause.INTERNAL, reason) from error
+
+    def _order(self, task: Task) -> Order:
+        path = self._service.store.layout.absolute(task.input_files[0])
+        placed = path if self._shelf is None else self._shelf.lay(task.id, path, ORIGINAL_NAME)
+        return Order(task.id, placed, task.created_at)
 
     def _checked(self, given: str) -> Path:
         """The file, if it may be handed in. Where nothing may be handed in, nobody learns what there is."""
@@ -126,9 +225,32 @@ class VideoTasks:
         return path
 
 
-def instant(at: datetime) -> str:
-    """RFC 3339, to the second, as it writes instants."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+class Shelf:
+    """A folder in which each film has one of its own, as Video-In-Chinese's service laid them: hard links to what the
+    runner keeps where that can be, else copies. From any thread."""
+
+    def __init__(self, root: Path, files: Files) -> None:
+        self._root = root / "videos"
+        self._files = files
+
+    def prepare(self, task_id: str) -> None:
+        """The folder of a new task. Raises `NotCreated`."""
+        try:
+            (self._root / task_id).mkdir(mode=0o755, parents=True)
+        except OSError as error:
+            raise NotCreated(Cause.INTERNAL, f"failed to create task directory: {error.strerror}") from error
+
+    def lay(self, task_id: str, path: str, name: str) -> str:
+        """Where the file at `path` lies in the task's folder."""
+        target = self._root / task_id / name
+        if target.parent.is_dir():
+            with suppress(FileExistsError):
+                self._files.link_or_copy(path, str(target))
+        return str(target)
+
+    def clear(self, task_id: str) -> None:
+        """The folder is gone, with what its processor left there."""
+        shutil.rmtree(self._root / task_id, ignore_errors=True)
 
 
 def not_found_text(error: NotFound) -> str:

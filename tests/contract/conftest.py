@@ -14,6 +14,7 @@ import pytest
 
 from runner.config import Config
 from runner.dialects.listeners import make_app, make_dialects
+from runner.dialects.mirror import Mirror
 from runner.dialects.video_tasks import VideoTasks
 from runner.rpc.task_service import TaskServer
 from runner.service import Service
@@ -219,8 +220,9 @@ def _served(service: Service, config: Config) -> Iterator[tuple[dict[str, int], 
     listeners = {name: listen_on_port("127.0.0.1", 0) for name in ("", *(dialect.name for dialect in dialects))}
     ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
     app = make_app(site, dialects, {port: name for name, port in ports.items() if name})
-    rpc, begun = TaskServer(config.grpc, site.auth, VideoTasks(service, config)), threading.Event()
-    server = Server(app, service.events, begun.set, companions=(rpc,))
+    films, begun = VideoTasks(service, config), threading.Event()
+    rpc = TaskServer(config.grpc, site.auth, films)
+    server = Server(app, service.events, begun.set, companions=(rpc, Mirror(service, films)))
     thread = threading.Thread(target=server.run, args=(list(listeners.values()),))
     thread.start()
     try:
