@@ -22,6 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from runner.events import Events
+from runner.web.crossing import give_threads
 from runner.web.door import MAX_HEADER_BYTES
 from runner.web.live import MAX_MESSAGE_BYTES, PING_SECONDS
 from runner.web.protocol import Connection, Patience
@@ -84,6 +85,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to serve, and says so: from here on signals end it cleanly."""
+        give_threads(asyncio.get_running_loop())
         await super().startup(sockets)
         for companion in self._companions:
             await companion.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from runner.intake.admission import Origin, Submission
 from runner.service import Service
 from runner.task import Source, Task
 from runner.web import crossing
-from runner.web.crossing import Submitter
+from runner.web.crossing import Submitter, in_thread
 from tests.web.conftest import Served
 from tests.web.test_tasks import TASKS, submit
 
@@ -74,3 +75,27 @@ def test_an_answer_to_a_loop_that_has_ended_is_dropped(served: Served, tmp_path:
     asyncio.run(leave())
     served.service.store.settle()
     assert submit(served)["status"] == "pending"
+
+
+def test_who_is_cancelled_still_waits_for_the_end_of_what_runs() -> None:
+    """Until then a thread may write to what they would close; however often they are told to go."""
+    gate, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        gate.wait(20)
+        ended.set()
+        raise ValueError("nobody hears this")
+
+    async def cancel() -> bool:
+        waiting = asyncio.create_task(in_thread(work))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            waiting.cancel()
+        was_early = waiting.done()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return was_early
+
+    assert asyncio.run(cancel()) is False
+    assert ended.is_set()
