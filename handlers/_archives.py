@@ -42,6 +42,7 @@ ARCHIVES = {
     "application/x-xz",
 }
 
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz")
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, NotImplementedError, ValueError)
 
 
@@ -70,10 +71,12 @@ def refuse(reason: str) -> Fail:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is an archive that `unpack` takes, by its content."""
+    """Whether a file is an archive that `unpack` takes; not one that is a document, such as `.docx` or `.jar`."""
     with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    return head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh")) or head[257:262] == b"ustar"
+        kind = media_type(path.name, file.read(HEAD_BYTES))
+    if kind in ("application/gzip", "application/x-bzip2"):
+        return path.name.lower().endswith(COMPRESSED_TARS)
+    return kind in ("application/zip", "application/x-tar")
 
 
 def unpack(
