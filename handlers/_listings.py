@@ -162,7 +162,7 @@ class Site:
     def name(self, item: str, number: int) -> str:
         """Its number and the last part of its address."""
         last = unquote(urlsplit(item).path).rstrip("/").rpartition("/")[2]
-        return derive_name(f"{number:04}_{SUFFIX.sub('', last)[:80]}".rstrip("_"), "")
+        return derive_name(f"{number:04}_{SUFFIX.sub('', last)[:40]}".rstrip("_"), "")
 
     def download(self, url: str, target: Path) -> None:
         """Write one of the files to `target`, wherever it lies, if programs are welcome there."""

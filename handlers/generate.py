@@ -185,6 +185,8 @@ class Drawing:
                 await self._interrupt()
                 answer.cancel()
                 await asyncio.wait([answer])
+            if not answer.cancelled():
+                answer.exception()  # it may have failed in the same moment; asyncio wants somebody to have looked
 
     async def _interrupt(self) -> None:
         with contextlib.suppress(Retry, Fail):
@@ -229,7 +231,8 @@ def keep_loop(folder: Path, answer: Any) -> int:
     answer = answer if isinstance(answer, dict) else {}
     info = read_info(answer.get("info"))
     first = info.get("index_of_first_image") or 0  # before it lies a grid of all
-    sent = (answer.get("images") or [])[first if isinstance(first, int) else 0 :]
+    images = answer.get("images")
+    sent = images[first if isinstance(first, int) else 0 :] if isinstance(images, list) else []
     partial = folder.with_suffix(".part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

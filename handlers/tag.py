@@ -180,7 +180,7 @@ def read_answer(answer: Any) -> Said:
         ratings = caption.get("rating")
         return Said(numbers_of(caption["tag"]), numbers_of(ratings if isinstance(ratings, dict) else {}))
     tags = {name: share for name, share in caption.items() if name not in RATINGS and name != "rating"}
-    return Said(numbers_of(tags), numbers_of({name: caption[name] for name in RATINGS & caption.keys()}))
+    return Said(numbers_of(tags), numbers_of({name: caption[name] for name in caption if name in RATINGS}))
 
 
 def read_tag(text: str) -> tuple[str, float | None]:
