@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash import disk, inject, kill, owners, power, victim
+from tests.crash import disk, drops, inject, kill, owners, power, victim
 from tests.crash.faulty import Fault
 
 
@@ -56,6 +56,12 @@ def _disks(options: argparse.Namespace) -> tuple[disk.Disk, ...]:
 
 
 SUITES = {
+    "drops": Suite(
+        "kill -9 a runner while files are dropped",
+        lambda root, options: drops.run_drops(root, options.kills, options.seed, options.sabotage),
+        drops.Sabotage,
+        {"kills": 1_000, "seed": 0},
+    ),
     "kill": Suite(
         "kill -9 a runner, again and again",
         lambda root, options: kill.run_kills(root, options.kills, options.seed, options.sabotage),

@@ -1,0 +1,20 @@
+"""What survives of dropped files."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.alone import run_alone
+from tests.crash.drops import Sabotage
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_each_dropped_file_is_one_task_however_often_the_runner_dies(tmp_path: Path, soak: int) -> None:
+    """Moved, kept, known by content, or replaced by a newer one: none is missed, none is done twice."""
+    run_alone(tmp_path, "drops", "--kills", 20 * soak)
+
+
+def test_the_suite_notices_a_recovery_that_takes_no_file(tmp_path: Path) -> None:
+    """Recorded, and then not renamed."""
+    run_alone(tmp_path, "drops", "--kills", 20, "--sabotage", Sabotage.NOT_TAKEN_AGAIN)
