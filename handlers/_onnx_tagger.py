@@ -62,7 +62,7 @@ class OnnxTagger:
             raise self._unusable(f"its input has the shape {shape}, a picture has four sides")
         self._channels_first = shape[1] == 3
         sides = shape[2:] if self._channels_first else shape[1:3]
-        size = self._preparation.size or next((side for side in sides if isinstance(side, int)), None)
+        size = self._preparation.size or next((side for side in sides if isinstance(side, int) and side > 0), None)
         if size is None:
             raise self._unusable("it takes pictures of any size: model.json has to say one")
         self._size = size

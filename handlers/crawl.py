@@ -10,15 +10,18 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from runner import Context, Fail, FileState, Retry, handler
+from runner import Context, Fail, Retry, handler
 from runner.errors import OutboundError
 from runner.units import Size
 
 from ._fetching import BadStatus, Fetcher, FetchSettings, passes
+from ._items import Items
 from ._keeping import link_or_copy
 from ._listings import Gallery, Listing, Site, suffix_of
 from ._settings import read_settings
 from ._webui import require_address
+
+MAX_NAMED = 10_000  # all of them are among the task's output files
 
 Kind = Literal["tag", "user", "illust", "page"]
 Order = Literal["date_d", "date", "popular_d", "popular_male_d", "popular_female_d"]
@@ -94,7 +97,6 @@ class Crawl:
         self._ctx = ctx
         self._listing = listing
         self._settings = settings
-        self._states: dict[str, FileState] = {}
         self._bytes = 0
         self._barren = 0
 
@@ -106,8 +108,7 @@ class Crawl:
         except OutboundError as error:
             raise explain(error) from error
         images = found[:max_images] if max_images else found
-        self._ctx.files([self._state(image, "pending") for image in images])
-        names = [name for image in self._each(images) if (name := self._fetch(image))]
+        names = self._fetch_all(images)
         if images and not names:
             raise Retry(message=f"none of {len(images)} files could be downloaded", code="nothing_downloaded")
         return {
@@ -117,7 +118,7 @@ class Crawl:
             "expected_images": len(images),
             "images_downloaded": len(names),
             "has_limit": max_images > 0,
-            "images": names,
+            "images": names[:MAX_NAMED],
         }
 
     def _list_items(self, limit: int) -> list[str]:
@@ -165,40 +166,36 @@ class Crawl:
             self._ctx.log.warning("left out %s: %s", item, error)
             return []
 
-    def _each(self, images: list[Image]) -> Iterator[Image]:
-        for number, image in enumerate(images, start=1):
+    def _fetch_all(self, images: list[Image]) -> list[str]:
+        """The names of the outputs. A file that is not to be had is a warning."""
+        items = Items(self._ctx, [image.name for image in images], "download")
+        names = []
+        for place, image in enumerate(images):
             self._ctx.check()
-            yield image
-            text = f"{number} of {len(images)} files, {self._bytes:,} bytes"
-            self._ctx.progress(50 + 49 * number / len(images), text, stage="downloading")
+            items.tell(place, "processing")
+            try:
+                self._fetch(image)
+            except OutboundError as error:
+                self._ctx.log.warning("cannot download %s: %s", image.url, error)
+                items.tell(place, "failed")
+            else:
+                names.append(image.name)
+                items.tell(place, "completed")
+            text = f"{place + 1} of {len(images)} files, {self._bytes:,} bytes"
+            self._ctx.progress(50 + 49 * (place + 1) / len(images), text, stage="downloading")
+        items.flush()
+        return names
 
-    def _fetch(self, image: Image) -> str:
-        """The output's name, or nothing if the file is not to be had; one more makes no task fail."""
+    def _fetch(self, image: Image) -> None:
         folder = self._ctx.kept / "files"
         folder.mkdir(exist_ok=True)
         target = folder / image.name
         if not target.exists():
-            self._tell(image, "processing")
-            try:
-                self._listing.download(image.url, target)
-            except OutboundError as error:
-                self._ctx.log.warning("cannot download %s: %s", image.url, error)
-                self._tell(image, "failed")
-                return ""
+            self._listing.download(image.url, target)
         self._bytes += target.stat().st_size
         if self._bytes > self._settings.max_total_bytes:
             raise Fail(f"more than {self._settings.max_total_bytes:,} bytes in all", code="too_large")
         link_or_copy(target, self._ctx.output(image.name))
-        self._tell(image, "completed")
-        return image.name
-
-    def _state(self, image: Image, status: str) -> FileState:
-        self._states[image.name] = FileState(path=image.name, status=status, operate="download")
-        return self._states[image.name]
-
-    def _tell(self, image: Image, status: str) -> None:
-        self._state(image, status)
-        self._ctx.files(list(self._states.values()))
 
 
 def explain(error: OutboundError) -> Exception:

@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import AfterValidator, Field
 
-from runner import Context, Fail, FileState, handler
+from runner import Context, Fail, handler
 from runner.units import Size
 
 from ._images import MAX_PIXELS, open_image
+from ._items import Items
 from ._naming import derive_name
 from ._onnx_tagger import INVALID_MODEL, RATINGS, OnnxTagger
 from ._settings import read_settings
@@ -228,7 +229,8 @@ class Tagging:
         self._wish = wish
         self._paths = paths
         self._names = name_outputs(paths, wish.format)
-        self._states = [FileState(path=path.name, operate="tag") for path in paths]
+        self._items = Items(ctx, [path.name for path in paths], "tag")
+        self._outputs: list[str] = []
         self._tags: dict[str, list[str]] = {}
         self._failures: list[Fail] = []
         ctx.progress(10, f"{len(paths)} pictures", stage="preparing")
@@ -237,26 +239,18 @@ class Tagging:
         """Look at each picture; the result. Raises the first `Fail` if there is nothing to say of any of them."""
         for place in range(len(self._paths)):
             self._show(place)
-            self._tell(place, "processing")
-            self._tell(place, await self._try(analysis, place))
+            self._items.tell(place, "processing")
+            self._items.tell(place, await self._try(analysis, place))
+        self._items.flush()
         self._show(len(self._paths))
         if not self._tags:
             raise self._failures[0]
-        made = zip(self._states, self._names, strict=True)
-        return {
-            "images": len(self._paths),
-            "failed": len(self._failures),
-            "outputs": [name for state, name in made if state.status == "completed"],
-            "tags": self._tags,
-        }
+        failed = len(self._failures)
+        return {"images": len(self._paths), "failed": failed, "outputs": self._outputs, "tags": self._tags}
 
     def _show(self, place: int) -> None:
         text = f"{place} of {len(self._paths)} pictures"
         self._ctx.progress(30 + 65 * place / len(self._paths), text, stage="tagging")
-
-    def _tell(self, place: int, status: str) -> None:
-        self._states[place] = self._states[place].model_copy(update={"status": status})
-        self._ctx.files(self._states)
 
     async def _try(self, analysis: Analysis, place: int) -> str:
         """How it went with one picture; what is wrong with that one is a warning."""
@@ -280,6 +274,7 @@ class Tagging:
         said = Said(*json.loads(kept.read_text(encoding="utf-8")))
         tags = choose_tags(said, self._wish)
         self._ctx.output(name).write_text(write(path, tags, said, self._wish.format), encoding="utf-8", newline="")
+        self._outputs.append(name)
         self._tags[path.name] = [tag for tag, _ in tags[:SHOWN_TAGS]]
 
 
