@@ -228,8 +228,7 @@ def test_one_task_at_a_time_for_each_user(studio: Spoken, ann: httpx2.Client) ->
 def test_so_many_tasks_at_a_time_for_all(tmp_path: Path) -> None:
     """Then the system is busy, for others, too."""
     with speaking(tmp_path, HANDLERS, limits__global=1) as spoken, browser(spoken) as one, browser(spoken) as other:
-        started(one, "gate-system.mp4")
-        spoken.gate("gate-system.mp4").await_entered()
+        spoken.running(started(one, "gate-system.mp4"))
         answer = other.post("/api/tasks/create", json={"task_type": "video_merge"})
         assert (answer.status_code, answer.json()["message"]) == (429, "系统繁忙，请稍后重试")
         assert answer.headers["retry-after"] == "5"

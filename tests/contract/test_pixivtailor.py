@@ -107,6 +107,13 @@ def crawl(spoken: Spoken, query: str) -> str:
     return str(post(spoken, "crawl/create", type="tag", query=query)["id"])
 
 
+def running(spoken: Spoken, query: str) -> str:
+    """The id of a crawl that runs, and waits at the gate of that name."""
+    task_id = crawl(spoken, query)
+    spoken.running(whole(spoken, task_id))
+    return task_id
+
+
 def whole(spoken: Spoken, task_id: str) -> str:
     """The whole id."""
     return spoken.service.resolve(task_id).id
@@ -241,13 +248,12 @@ def test_folders_are_tagged(gallery: Spoken, known: dict[str, str]) -> None:
 
 def test_one_task_of_a_type_runs_at_a_time_and_others_beside_it(gallery: Spoken) -> None:
     """In the order in which they came."""
-    first, second, third = crawl(gallery, "gate-first"), crawl(gallery, "gate-second"), crawl(gallery, "cats")
-    gallery.gate("gate-first").await_entered()
+    first, second, third = running(gallery, "gate-first"), crawl(gallery, "gate-second"), crawl(gallery, "cats")
     other = post(gallery, "generate-with-config", config_id="cats")["task_id"]
     assert ended(gallery, other).status is Status.COMPLETED
     assert [status_of(gallery, task_id) for task_id in (first, second, third)] == ["running", "pending", "pending"]
     gallery.gate("gate-first").open()
-    gallery.gate("gate-second").await_entered()
+    gallery.running(whole(gallery, second))
     assert status_of(gallery, third) == "pending"
     gallery.gate("gate-second").open()
     assert ended(gallery, third).started_at >= ended(gallery, second).completed_at  # type: ignore[operator]
@@ -255,8 +261,7 @@ def test_one_task_of_a_type_runs_at_a_time_and_others_beside_it(gallery: Spoken)
 
 def test_a_task_is_started_stopped_and_started_again(gallery: Spoken) -> None:
     """Only what runs can be stopped; what runs cannot be started; a start forgets the failure."""
-    task_id = crawl(gallery, "gate-again")
-    gallery.gate("gate-again").await_entered()
+    task_id = running(gallery, "gate-again")
     assert gallery.http.post("/api/task/start", json={"task_id": task_id}).status_code == 500
     assert set(post(gallery, "task/stop", task_id=task_id)) == {"message", "task_id"}
     assert status_of(gallery, task_id) == "cancelled"
@@ -276,11 +281,10 @@ def test_what_has_completed_is_done_once_more_as_another_task(gallery: Spoken, k
 
 def test_a_task_that_waits_can_be_cancelled_and_never_starts(gallery: Spoken) -> None:
     """And one that runs is stopped before it is deleted."""
-    running, waiting = crawl(gallery, "gate-cancel"), crawl(gallery, "cats")
-    gallery.gate("gate-cancel").await_entered()
+    first, waiting = running(gallery, "gate-cancel"), crawl(gallery, "cats")
     post(gallery, "cancel", task_id=waiting)
-    assert set(post(gallery, "delete", task_id=running)) == {"message"}
-    assert gallery.http.post("/api/status", json={"task_id": running}).status_code == 404
+    assert set(post(gallery, "delete", task_id=first)) == {"message"}
+    assert gallery.http.post("/api/status", json={"task_id": first}).status_code == 404
     assert (status_of(gallery, waiting), ended(gallery, waiting).attempt) == ("cancelled", 0)
     gallery.gate("gate-cancel").open()
 
@@ -291,8 +295,7 @@ def test_cleaning_up_leaves_other_systems_tasks_alone(tmp_path: Path) -> None:
         for query in ("cats", "bad"):
             ended(spoken, crawl(spoken, query))
         other = spoken.ended(spoken.submit("echo").id)
-        crawl(spoken, "gate-clean")
-        spoken.gate("gate-clean").await_entered()
+        running(spoken, "gate-clean")
         cleaned = post(spoken, "task/cleanup", cleanup_type="completed")
         assert (cleaned["cleaned_count"], cleaned["cleanup_type"]) == (1, "completed")
         assert post(spoken, "task/cleanup", cleanup_type="failed")["cleaned_count"] == 1
@@ -396,8 +399,7 @@ def test_everybody_is_told_in_both_families(gallery: Spoken, port: str, path: st
 
 def test_who_subscribes_is_told_of_those_tasks_only(gallery: Spoken) -> None:
     """And of what everybody is told."""
-    task_id = crawl(gallery, "gate-mine")
-    gallery.gate("gate-mine").await_entered()
+    task_id = running(gallery, "gate-mine")
     with Socket.open(gallery.own["pixivtailor"], "/ws") as socket:
         socket.send({"type": "subscribe_task", "task_id": task_id})
         socket.until(lambda message: message["type"] == "task_status")

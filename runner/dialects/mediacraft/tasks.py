@@ -297,7 +297,7 @@ def one_file(form: Form) -> FormFile:
     """The form's file. Raises `HttpProblem` 400."""
     if not form.files:
         raise refuse(400, "No file in the request")
-    if not form.files[0].name:
+    if not form.files[0].size:
         raise refuse(400, "No file selected")
     return form.files[0]
 

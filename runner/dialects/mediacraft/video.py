@@ -68,8 +68,9 @@ class _Endpoints:
         async with received_form(request, self._space, MAX_BODY_BYTES) as form:
             if not form.files:
                 raise LegacyFault(no_file, "there is no file")
-            if not form.files[0].name:
-                raise LegacyFault(no_name, "the file has no name")
+            if not form.files[0].size:
+                # So comes the field of a page in which nobody has chosen a file.
+                raise LegacyFault(no_name, "no file was chosen")
             if form.files[0].size > MAX_FILE_BYTES:
                 raise LegacyFault(too_large, "a file may be 500 MB")
             yield form

@@ -298,6 +298,14 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
+def tag_payload(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tagger is asked for; what is empty is not said, and no limit is the usual one."""
+    payload = {name: value for name, value in body.items() if value not in (None, "")}
+    if not _is_positive(payload.get("limit")):
+        payload.pop("limit", None)
+    return payload
+
+
 def read_folders(body: Mapping[str, Any]) -> list[str]:
     """The folders that are to be tagged. Raises `HttpProblem` 400."""
     given = body.get("input_dir")

@@ -50,16 +50,13 @@ class Maker:
 
     def tag(self, body: Mapping[str, Any], caller: Caller) -> Task:
         """The images of some folders are to be tagged. Raises `HttpProblem` 400 where there are none."""
-        folders = words.read_folders(body)
-        if "input_dir" in self._service.handlers.get("tag").schema.get("properties", {}):
-            return self.submit("tag", body, caller)
-        limit = body.get("limit")
-        limit = limit if isinstance(limit, int) and limit > 0 else DEFAULT_LIMIT
+        folders, payload = words.read_folders(body), words.tag_payload(body)
+        limit = payload.get("limit", DEFAULT_LIMIT)
         found = itertools.chain.from_iterable(self.images_in(folder, caller) for folder in folders)
-        images = tuple(itertools.islice(dict.fromkeys(found), min(limit, MAX_FILES)))
+        images = tuple(itertools.islice(dict.fromkeys(found), min(int(limit), MAX_FILES)))
         if not images:
             raise refuse(400, f"there are no images in {', '.join(folders)}")
-        return self.submit("tag", body, caller, images)
+        return self.submit("tag", payload, caller, images)
 
     def images_in(self, folder: str, caller: Caller) -> Iterator[Path]:
         """The images in a folder: of the task that it is named after, or below its root. None where there is none."""
