@@ -117,7 +117,7 @@ def test_the_messages_of_the_page_are_understood(desk: Desk) -> None:
         for line in re.findall(r'^ +\{"event".*$', PAGE, re.MULTILINE)
         for event in re.findall(r'"event": "(\w+)"', line)
     }
-    heard = {}
+    heard: dict[str, dict[str, Any]] = {}
     with connected(desk.served) as socket:
         for message in re.findall(r'\{"action"[^{}]*\}', MESSAGES[0]):
             socket.send_text(message.replace("…", task_id))
