@@ -20,6 +20,7 @@ from runner.dispatch.dispatcher import Dispatcher
 from runner.dispatch.limits import LimitRules
 from runner.dispatch.retries import Retries
 from runner.dispatch.timetable import Timetable
+from runner.dispatch.vanished import LOOK_SECONDS, Vanished
 from runner.errors import NotFound, OwnerExists, VersionMismatch
 from runner.events import Events
 from runner.execute import Executors
@@ -127,6 +128,7 @@ class Service:
         self._schedules = Schedules(
             config.schedules, self.store.files, f"{self.store.layout.data}/schedules.json", self.door.submit, clock
         )
+        self._vanished = Vanished(self.store, clock)
         self._cleanup = Cleanup(self.store, config.retention, self._retention_of, clock)
         self._threads: list[threading.Thread] = []
         self._recovered = Recovered()
@@ -409,6 +411,7 @@ class Service:
         self._timetable.start()
         self._schedules.open(self._timetable)
         self._timetable.every(self.config.retention.interval, "cleanup", self._cleanup.run_once)
+        self._timetable.every(LOOK_SECONDS, "vanished", self._vanished.run_once)
 
     def _retention_of(self, type: str) -> RetentionRule | None:
         handler = self.handlers.find(type)

@@ -347,7 +347,7 @@ def _is_file(path: str) -> bool:
 def _read_rows(path: str) -> dict[str, str]:
     """The status of each task by its row. Raises `sqlite3.Error`."""
     # Beside a file that nobody has open SQLite would make two more, even to read it.
-    manner = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+    manner = "mode=ro" if os.path.isfile(f"{path}-wal") else "immutable=1"
     with closing(sqlite3.connect(f"file:{quote(path)}?{manner}", uri=True, timeout=30)) as connection:
         if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
             raise sqlite3.DatabaseError("it has another schema")

@@ -224,6 +224,17 @@ class Store:
         except Degraded:
             return False
 
+    def live_ids(self) -> tuple[str, ...]:
+        """The ids of all unfinished tasks."""
+        return tuple(self._live)
+
+    def has_vanished(self, task_id: str) -> bool:
+        """Whether somebody has deleted the file of an unfinished task. Blocks."""
+        if not self._seems_vanished(task_id):
+            return False
+        self.settle()  # what was committed just now may not have been noted to be written yet
+        return self._seems_vanished(task_id)
+
     def live(self) -> Iterator[Task]:
         """Every unfinished task, in no order, as of some moment during the iteration."""
         for task_id in tuple(self._live):
@@ -422,6 +433,17 @@ class Store:
     def _find_live(self, task_id: str) -> Task | None:
         live = self._live.get(task_id)
         return None if live is None else self._with_progress(live if isinstance(live, Task) else from_json(live))
+
+    def _seems_vanished(self, task_id: str) -> bool:
+        if task_id not in self._live or self.writer.holds(task_id) or not os.path.isdir(self.layout.tasks):
+            return False
+        try:
+            os.lstat(self.layout.task(task_id))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def _find_all(self, ids: Sequence[str]) -> Iterator[Task]:
         gone = []

@@ -128,6 +128,10 @@ class Writer:
         # Looked up from newest to oldest: a pass moves documents only in that direction.
         return self._ended.get(task_id) or self._writing.get(task_id)
 
+    def holds(self, task_id: str) -> bool:
+        """Whether the task's file is not up to date."""
+        return task_id in self._unfinished or task_id in self._ended or task_id in self._writing
+
     def find_user(self, user_id: str) -> User | RemovedUser | None:
         """A user record that is not on the disk yet."""
         return self._users.get(user_id) or self._writing_users.get(user_id)

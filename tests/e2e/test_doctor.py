@@ -92,14 +92,6 @@ def test_nothing_is_mended_under_a_running_owner(cli: Command, serving: Serving,
     assert (project / "data" / "uploads" / "ann" / "nobody").is_dir()
 
 
-def test_what_the_owner_alone_knows_is_asked_of_it(cli: Command, serving: Serving, project: Path) -> None:
-    """A broken disk, a full one: it tells through its socket."""
-    task_id = cli("submit", "wait_for", "--set", "gate=never").out.strip()
-    (project / "data" / "tasks" / f"{task_id}.json").unlink(missing_ok=True)
-    (project / "data" / "uploads" / "local" / task_id).mkdir(parents=True)
-    assert wrong(cli("doctor", "--json").json) == {}
-
-
 def test_a_clock_that_is_behind_is_seen(cli: Command, project: Path, used: str) -> None:
     """By what was written last."""
     tomorrow = time.time() + 86400

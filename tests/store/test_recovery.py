@@ -433,6 +433,19 @@ def test_an_index_that_cannot_be_used_is_rebuilt(lazy_store: Store, crash: MakeC
     assert len(crashed.found.live) == 4
 
 
+def test_an_index_deleted_while_somebody_uses_it_costs_nothing(lazy_store: Store, crash: MakeCrash) -> None:
+    """It is read and written on until the end, though nobody sees it, and made anew by the next owner."""
+    populate(lazy_store)
+    lazy_store.writer.flush()
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{lazy_store.layout.index}{suffix}").unlink()
+    create(lazy_store, "later")
+    lazy_store.writer.flush()
+    assert statuses(lazy_store) == POPULATION | {"later": "pending"}
+    lazy_store.checkpointer.checkpoint()
+    assert statuses(crash().open()) == POPULATION | {"later": "pending"}
+
+
 def ruin_index(path: Path, damage: str) -> None:
     """Does that to it."""
     if damage == "pages":
