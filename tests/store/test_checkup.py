@@ -14,7 +14,7 @@ import pytest
 from runner.store import Files, Layout, SaveUser, User
 from runner.store.checkup import Checkup
 from runner.store.findings import Finding
-from tests.store.samples import NOW, OPTIONS, FaultyFiles, Stores, create, finish, make_task
+from tests.store.samples import LAZY, NOW, OPTIONS, FaultyFiles, Stores, create, finish, make_task
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_fault_is_found_and_mended_without_deleting_anything(sound: Layout, fa
 
 def test_a_damaged_segment_is_told_and_left_to_the_next_start(stores: Stores, sound: Layout) -> None:
     """Recovery uses what can be read, and keeps a copy."""
-    store = stores.open(Path(sound.data), OPTIONS)
+    store = stores.open(Path(sound.data), LAZY)
     create(store, "a", "b", "c")
     segment = max(Path(sound.journal).glob("*.log"))
     data = bytearray(segment.read_bytes())
