@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, UrlNotAllowed
 from runner.settings import (
     KeyPath,
     Settings,
@@ -208,6 +208,26 @@ class OutboxConfig(Section):
 
     enabled: bool = True
     link: Literal["hard", "copy"] = "hard"
+
+
+def _check_url(url: str) -> str:
+    from runner.outbound import check_url  # brings a client for HTTP along, which few configurations need
+
+    try:
+        check_url(url)
+    except UrlNotAllowed as error:
+        raise ValueError(str(error)) from error
+    return url
+
+
+class WebhooksConfig(Section):
+    """Who is told when a task ends. `on_complete`: a URL by handler, `*` for every one. `from_metadata`: also the URL
+    in a task's own metadata. `retries`: how often a message that is not taken is repeated."""
+
+    enabled: bool = False
+    on_complete: Mapping[str, Annotated[str, AfterValidator(_check_url)]] = Field(default_factory=dict)
+    from_metadata: bool = True
+    retries: Whole = 10
 
 
 class StorageConfig(Section):
@@ -422,6 +442,7 @@ class Config(Section):
     queues: Queues = Field(default_factory=lambda: _with_standard_queues({}))
     inbox: InboxConfig = Field(default_factory=InboxConfig)
     outbox: OutboxConfig = Field(default_factory=OutboxConfig)
+    webhooks: WebhooksConfig = Field(default_factory=WebhooksConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     schedules: Mapping[str, ScheduleConfig] = Field(default_factory=dict)

@@ -25,6 +25,7 @@ from runner.errors import NotFound, OwnerExists, VersionMismatch
 from runner.events import Events
 from runner.execute import Executors
 from runner.handlers import Handlers
+from runner.intake import webhooks
 from runner.intake.admission import NAME, Admission, Arrival, Origin, Submission
 from runner.intake.door import Door
 from runner.intake.explanation import Explanation
@@ -34,6 +35,7 @@ from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
 from runner.intake.schedules import Schedules
+from runner.intake.webhooks import Webhooks
 from runner.meters import MeteredFiles, Meters
 from runner.store import Durability, Files, Remove, Store, StoreOptions, TaskPage, TaskQuery, Transition, Update
 from runner.store.access import check_access
@@ -114,7 +116,14 @@ class Service:
             weights={name: queue.weight for name, queue in config.queues.items()},
             clock=clock,
         )
-        self._admission = Admission(self.handlers, config.limits, config.queues, self.store.layout, self.dispatcher)
+        self._admission = Admission(
+            self.handlers,
+            config.limits,
+            config.queues,
+            self.store.layout,
+            self.dispatcher,
+            lambda metadata: webhooks.problems_of(metadata, config.webhooks),
+        )
         self.door = Door(self.store, self._admission, self.dispatcher, clock)
         self.dispatcher.attempts.chain = self.door
         manner = manner_of(config.inbox)
@@ -122,6 +131,7 @@ class Service:
         folders = Folders(self.store.layout.inbox, Ignored(config.inbox.ignore), further, manner)
         self.outbox = Outbox(config.outbox, self.store, folders, self.events.flush)
         self.inbox = Inbox(config.inbox, self.store, self.handlers, folders, self.outbox, self.door, self._inbox_failed)
+        self._webhooks = Webhooks(config.webhooks, self.store, self.door.submit_soon, self.events.log)
         self._retries = Retries()
         self._bulk = Bulk(self.store, clock)
         self._timetable = Timetable()
@@ -193,6 +203,7 @@ class Service:
         for thread in self._threads:
             thread.join()
         self.store.settle()
+        self._webhooks.close()
         self.outbox.close()
         self.store.close()
         self.events.close()
@@ -394,6 +405,7 @@ class Service:
         if self._hears_intake:
             self.inbox.hear(transitions)
             self.outbox.hear(transitions)
+            self._webhooks.hear(transitions)
 
     # Steps
 
@@ -407,11 +419,18 @@ class Service:
 
     def _begin_to_watch(self) -> None:
         self.inbox.start()
+        self._start_webhooks()
         self.handlers.watch(self._handlers_changed)
         self._timetable.start()
         self._schedules.open(self._timetable)
         self._timetable.every(self.config.retention.interval, "cleanup", self._cleanup.run_once)
         self._timetable.every(LOOK_SECONDS, "vanished", self._vanished.run_once)
+
+    def _start_webhooks(self) -> None:
+        sender = self.config.handlers.get(webhooks.HANDLER)
+        if self.config.webhooks.enabled and not (sender and sender.config.get("secrets")):
+            _log.warning("webhooks are on, but nothing signs them: set handlers.http_call.config.secrets")
+        self._webhooks.start()
 
     def _retention_of(self, type: str) -> RetentionRule | None:
         handler = self.handlers.find(type)

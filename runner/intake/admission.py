@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,12 +143,14 @@ class Admission:
         queues: Mapping[str, object],
         layout: Layout,
         load: Load,
+        check_metadata: Callable[[Mapping[str, str]], Iterable[Problem]] = lambda metadata: (),
     ) -> None:
         self._handlers = handlers
         self._limits = limits
         self._queues = queues
         self._layout = layout
         self._load = load
+        self._check_metadata = check_metadata
 
     def change(self, limits: LimitsConfig, queues: Mapping[str, object]) -> None:
         """Other limits and queues from now on."""
@@ -210,6 +212,8 @@ class Admission:
             problems.append(Problem("/unique", "say either `unique` or `unique_key`"))
         if submission.run_after is not None or submission.expires_at is not None:
             problems += _problems_of_time(submission, now)
+        if submission.metadata:
+            problems += self._check_metadata(submission.metadata)
         if submission.on_success is not None:
             problems += self._problems_of_chain(submission.on_success, "/on_success")
         if problems:
