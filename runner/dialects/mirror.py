@@ -6,9 +6,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from runner.dialects.processor_queue import QueueDown
 from runner.dialects.video_tasks import VideoTasks
-from runner.errors import NotFound
+from runner.errors import NotFound, RunnerError
 from runner.events import Event, Kind, Watcher
 from runner.service import Service
 from runner.web.crossing import in_thread
@@ -61,7 +60,7 @@ class Mirror:
                 await in_thread(self._changed, event.task_id)
             elif event.kind is Kind.REMOVED:
                 await in_thread(self._tasks.forget, event.task_id)
-        except QueueDown as error:
+        except (RunnerError, OSError) as error:
             _log.warning("the record of task %s was not changed: %s", event.task_id, error)
 
     def _changed(self, task_id: str) -> None:
