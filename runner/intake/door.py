@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -83,11 +83,11 @@ class Door:
     def submit_many(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task]:
         """One durable commit: all of them become tasks, or none. Faults are told with their place: `/3/payload/x`."""
         self._check_room()
-        admitted = [self._admit_numbered(number, *pair) for number, pair in enumerate(pairs)]
+        admitted = self._admit_numbered(pairs)
         known = self._find_known(admitted)
         try:
             for number, one in enumerate(admitted):
-                if one.task.id not in known:
+                if one.arrivals and one.task.id not in known:
                     self._bring_in_numbered(number, one)
             known, made = self._commit_all(admitted, known)
         except RunnerError:
@@ -220,9 +220,12 @@ class Door:
     def _admit(self, submission: Submission, origin: Origin) -> Admitted:
         return self._admission.admit(submission, origin, self._clock())
 
-    def _admit_numbered(self, number: int, submission: Submission, origin: Origin) -> Admitted:
-        with _pointing_at(number):
-            return self._admission.admit(submission, origin, self._clock(), ahead=number)
+    def _admit_numbered(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Admitted]:
+        admitted: list[Admitted] = []
+        with _pointing_at(admitted):
+            for submission, origin in pairs:
+                admitted.append(self._admission.admit(submission, origin, self._clock(), ahead=len(admitted)))
+        return admitted
 
     def _find_known(self, admitted: Iterable[Admitted]) -> dict[str, Task]:
         """For each task of a batch that is there already, by its unique key, that one. Raises `KeyConflict`."""
@@ -270,7 +273,7 @@ class Door:
                 _log.warning("%s was taken and stays where it is: %s", path, error.strerror)
 
     def _bring_in_numbered(self, number: int, admitted: Admitted) -> None:
-        with _pointing_at(number):
+        with _pointing_at(range(number)):
             self._bring_in(admitted)
 
     def _bring_in_document(self, admitted: Admitted) -> None:
@@ -407,15 +410,16 @@ def _has_let_go(holder: Task, wanted: Task) -> bool:
 
 
 @contextmanager
-def _pointing_at(number: int) -> Iterator[None]:
-    """What is found wrong inside is told as a fault of that submission of a batch."""
+def _pointing_at(done: Sized) -> Iterator[None]:
+    """What is found wrong inside is told as a fault of the submission of a batch that comes after those `done`."""
     try:
         yield
     except InvalidSubmission as error:
+        number = len(done)
         problems = tuple(Problem(f"/{number}{problem.pointer}", problem.message) for problem in error.problems)
         raise InvalidSubmission(problems) from error
     except UnknownHandler as error:
-        raise UnknownHandler(error.type, f"/{number}/type: {error}") from error
+        raise UnknownHandler(error.type, f"/{len(done)}/type: {error}") from error
 
 
 def _source_of(arrival: Arrival) -> str:

@@ -240,7 +240,7 @@ class Committer:
             self._unpublished.add(stage)
             self._listener.appended(stage.transitions)
         if self._durability is Durability.PROCESS:
-            self._publish(batch)
+            self._publish([batch])
 
     def _forget_published(self) -> None:
         while not self._published.empty():
@@ -301,10 +301,10 @@ class Committer:
         batches, control = self._next_appended()
         if batches:
             failure = self._sync(batches)
-            for batch in batches:
-                if failure is None:
-                    self._publish(batch)
-                else:
+            if failure is None:
+                self._publish(batches)
+            else:
+                for batch in batches:
                     _refuse(batch, failure)
         if isinstance(control, threading.Event):
             control.set()
@@ -354,15 +354,18 @@ class Committer:
         except OSError as second:
             self.failure = second
 
-    def _publish(self, batch: _Batch) -> None:
-        stage = batch.stage
-        if stage.records:
+    def _publish(self, batches: Sequence[_Batch]) -> None:
+        news: list[Transition] = []
+        for stage in (batch.stage for batch in batches if batch.stage.records):
             self._state.publish(stage.documents, stage.users, stage.keys)
             self._published.put(stage)
-            self._listener.committed(stage.transitions)
-        for done, tasks, error in batch.answers:
-            if done is not None:
-                done(tasks, error)
+            news += stage.transitions
+        if news:
+            self._listener.committed(news)
+        for batch in batches:
+            for done, tasks, error in batch.answers:
+                if done is not None:
+                    done(tasks, error)
 
 
 def _refuse(batch: _Batch, failure: RunnerError) -> None:
