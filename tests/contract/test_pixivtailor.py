@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from tests.contract.sockets import Socket
 HANDLERS: Final = '''
 """Its types, without their work: a text that begins with gate waits at the gate of that name."""
 
-import threading
+from typing import Literal
 
 from runner import Context, Fail, FileState, handler
 from tests.rig import gate_of
@@ -56,7 +58,9 @@ def crawl(ctx: Context, type: str, query: str = "", user_id: str = "", illust_id
 
 
 @handler(retries=0, accepts=["image/*"])
-def tag(ctx: Context, skip_tags: list[str] = [], limit: int = 100) -> dict:
+def tag(
+    ctx: Context, analyzer: Literal["auto", "wd14tagger"] = "auto", skip_tags: list[str] = [], limit: int = 100
+) -> dict:
     """Tag."""
     return {"files": sorted(path.name for path in ctx.inputs), "skip_tags": skip_tags}
 
@@ -195,6 +199,8 @@ def status_of(spoken: Spoken, task_id: str) -> str:
     Row("GET /api/images/..%2f..%2ftasks", 404, "", FAULT),
     Row("GET /api/webui/status", 200, "data", "status port_open api_responding process_id managed",
         {"managed": False}),
+    Row("GET /api/tag/analyzers", 200, "data", None, {"analyzers": ["auto", "wd14tagger"]}),
+    Row("POST /api/tag/analyzers", 200, "data", "analyzers"),
     Row("GET /api/configs?category=&name=CAT", 200, "data", "configs total page page_size categories", {"total": 1}),
     Row("GET /api/configs/cats", 200, "data", None, {"name": "cats", "steps": 30}),
     Row("GET /api/configs/dogs", 404, "", FAULT),
@@ -207,6 +213,18 @@ def status_of(spoken: Spoken, task_id: str) -> str:
 def test_requests_and_their_answers(gallery: Spoken, known: dict[str, str], row: Row) -> None:
     """Each row of the document and of its pages."""
     row.check(gallery.http, **known)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples call curl")
+@pytest.mark.parametrize("more", ["", ', "type": "generate"', ', "status": "running"'])
+def test_its_guides_examples_run(gallery: Spoken, more: str) -> None:
+    """With only the host changed."""
+    command = """curl -X POST http://localhost:50052/api/tasks \\
+  -H "Content-Type: application/json" \\
+  -d '{"pagination": {"page": 1, "page_size": 100}MORE}'"""
+    command = command.replace("MORE", more).replace("http://localhost:50052", f"{gallery.own['pixivtailor'].base_url}")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(done.stdout)["data"]["pagination"]["page_size"] == 100
 
 
 def test_ids_have_eight_digits(gallery: Spoken, known: dict[str, str]) -> None:

@@ -115,6 +115,7 @@ class WorkEndpoints:
             route("/api/tag/create", POST=self.tag),
             route("/api/images/{path:path}", GET=self.image),
             route("/api/webui/status", GET=self.webui_status),
+            route("/api/tag/analyzers", GET=self.analyzers, POST=self.analyzers),
         )
 
     async def generate(self, request: Request) -> Response:
@@ -148,6 +149,11 @@ class WorkEndpoints:
     async def image(self, request: Request) -> Response:
         """`GET /api/images/{path}`: an image of a task's folder, or of its own."""
         return await in_thread(self._send, request, request.path_params["path"])
+
+    async def analyzers(self, request: Request) -> Response:
+        """`/api/tag/analyzers`: the values that the tagger knows."""
+        schema = self._service.handlers.get("tag").schema["properties"].get("analyzer", {})
+        return answer({"analyzers": schema.get("enum", [])})
 
     async def webui_status(self, request: Request) -> Response:
         """`GET /api/webui/status`."""
