@@ -9,9 +9,10 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from socket import socket
 from typing import Final, NoReturn
@@ -23,15 +24,13 @@ from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
 from runner.dialects.listeners import listening_for_dialects, make_app, make_dialects
-from runner.dialects.mirror import Mirror
-from runner.dialects.video_tasks import VideoTasks
 from runner.errors import OwnerExists
 from runner.logs import set_up_logs
-from runner.rpc.task_service import TaskServer, is_installed
+from runner.rpc.task_service import TaskServer
 from runner.service import Service
 from runner.web.app import Site
 from runner.web.protocol import Patience
-from runner.web.server import Server, listening
+from runner.web.server import Companion, Server, listening
 from runner.web.sockets import listen_on_port
 
 LOOPS: Final = frozenset({"committer", "syncer", "writer", "checkpointer", "dispatcher", "inbox", "outbox", "events"})
@@ -70,27 +69,11 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         sockets = stack.enter_context(listening(Path(config.data_dir) / "runner.sock", tcp, *ports.values()))
         patience = Patience(max_connections=min(config.http.max_connections, _allow_descriptors() // 2))
         site = Site(service, config)
-        servers = tuple(_task_servers(site))
-        mirrors = tuple(_mirrors(site))
-        announce = partial(_print_addresses, options, config, tcp, ports, servers)
-        app = make_app(site, make_dialects(site), {at.getsockname()[1]: name for name, at in ports.items()})
-        Server(app, service.events, announce, patience, (*servers, *mirrors)).run(sockets)
-
-
-def _task_servers(site: Site) -> Iterator[TaskServer]:
-    """The server of gRPC, if there is to be one and it can be."""
-    if not site.config.dialects.video_in_chinese.enabled:
-        return
-    if is_installed():
-        yield TaskServer(site.config.grpc, site.auth, VideoTasks(site.service, site.config))
-    else:
-        _log.info("gRPC is not served: it needs the extra `grpc`")
-
-
-def _mirrors(site: Site) -> Iterator[Mirror]:
-    """What keeps Video-In-Chinese's records up to date, where there are any."""
-    if site.config.dialects.video_in_chinese.enabled:
-        yield Mirror(site.service, VideoTasks(site.service, site.config))
+        dialects = make_dialects(site)
+        companions = tuple(chain.from_iterable(dialect.companions for dialect in dialects))
+        announce = partial(_print_addresses, options, config, tcp, ports, companions)
+        app = make_app(site, dialects, {at.getsockname()[1]: name for name, at in ports.items()})
+        Server(app, service.events, announce, patience, companions).run(sockets)
 
 
 def _allow_descriptors() -> int:
@@ -131,10 +114,10 @@ def _announce(error: OwnerExists) -> None:
 
 
 def _print_addresses(
-    options: Options, config: Config, tcp: socket, ports: Mapping[str, socket], servers: Sequence[TaskServer]
+    options: Options, config: Config, tcp: socket, ports: Mapping[str, socket], companions: Sequence[Companion]
 ) -> None:
     address, inbox = _address(tcp), Path(config.data_dir) / "inbox"
-    grpc = [server.address for server in servers if server.address]
+    grpc = [one.address for one in companions if isinstance(one, TaskServer) and one.address]
     if options.as_json:
         dialects = {name: _address(at) for name, at in ports.items()}
         known = {"address": address, "api": f"{address}/api/v1", "inbox": str(inbox)}

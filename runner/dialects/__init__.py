@@ -34,6 +34,8 @@ origins whose pages may ask with cookies (CORS, preflight and all). Bodies are r
 `runner.web.multipart`, files come in to `site.space`, tasks are submitted by `site.submitter`; the service's verbs
 block and are called by `runner.web.crossing.in_thread`.
 
+What is not HTTP, or goes on beside it, is a companion: `start` and `stop` in the event loop that serves HTTP.
+
 On the main port the API's own paths come first, then those of all dialects, fixed paths before `{id}`; for a path that
 two dialects have, the method decides. On a port of its own a dialect is alone, with `own_routes` first.
 """

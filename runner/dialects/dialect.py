@@ -8,12 +8,14 @@ from starlette.routing import BaseRoute
 
 from runner.web.door import Auth, Manners
 from runner.web.problems import Envelope
+from runner.web.server import Companion
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """Another system's contract. `own_routes` are served only on its own port, before `routes`; `prefixes` are paths
-    below which nothing else is. `auth` None: callers are known as everywhere."""
+    below which nothing else is. `auth` None: callers are known as everywhere. `companions` are started with the server,
+    and stopped with it."""
 
     name: str
     routes: tuple[BaseRoute, ...]
@@ -22,6 +24,7 @@ class Dialect:
     prefixes: tuple[str, ...] = ()
     auth: Auth | None = None
     origins: frozenset[str] = frozenset()
+    companions: tuple[Companion, ...] = ()
 
     @property
     def manners(self) -> Manners:

@@ -1,8 +1,9 @@
-"""The gateway of Video-In-Chinese, which its pages speak to: upload, status, download, settings. Its gRPC is
-`runner.rpc.task_service`."""
+"""Video-In-Chinese: the gateway, which its pages speak to, is here; its gRPC is in `runner.rpc.task_service`, and what
+both do in `video_tasks`."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runner.dialects.dialect import Dialect
+from runner.dialects.mirror import Mirror
 from runner.dialects.video_settings import Changes, VideoSettings
 from runner.dialects.video_tasks import ORIGINAL_NAME, Cause, NotCreated, VideoTasks
 from runner.errors import VersionMismatch
 from runner.handlers.media import HEAD_BYTES, media_type
 from runner.intake.admission import Arrival
+from runner.rpc.task_service import TaskServer, is_installed
 from runner.service import Service
 from runner.store import Handover
 from runner.task import Source
@@ -49,10 +52,13 @@ STATUS_OF: Final[Mapping[Cause, tuple[int, str]]] = {
     Cause.INTERNAL: (500, "internal_error"),
 }
 
+_log = logging.getLogger(__name__)
+
 
 def make(site: Site) -> Dialect:
     """See `runner.dialects`."""
-    gateway = Gateway(site)
+    films = VideoTasks(site.service, site.config)
+    gateway = Gateway(site, films)
     return Dialect(
         name="video_in_chinese",
         routes=(
@@ -65,17 +71,26 @@ def make(site: Site) -> Dialect:
         prefixes=("/v1/",),
         envelope=tell,
         origins=frozenset(site.config.dialects.video_in_chinese.origins),
+        companions=(*task_servers(site, films), Mirror(site.service, films)),
     )
+
+
+def task_servers(site: Site, films: VideoTasks) -> Iterator[TaskServer]:
+    """The server of gRPC, where it can be one."""
+    if is_installed():
+        yield TaskServer(site.config.grpc, site.auth, films)
+    else:
+        _log.info("gRPC is not served: it needs the extra `grpc`")
 
 
 class Gateway:
     """The endpoints."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, films: VideoTasks) -> None:
         config = site.config
         max_bytes = min(config.http.max_upload_bytes, config.dialects.video_in_chinese.max_upload_bytes)
         self._service: Service = site.service
-        self._tasks = VideoTasks(site.service, config)
+        self._tasks = films
         self._space = replace(site.space, max_bytes=max_bytes)
         self._max_body_bytes = config.http.max_body_bytes
         layout = site.service.store.layout

@@ -14,8 +14,6 @@ import pytest
 
 from runner.config import Config
 from runner.dialects.listeners import make_app, make_dialects
-from runner.dialects.mirror import Mirror
-from runner.dialects.video_tasks import VideoTasks
 from runner.rpc.task_service import TaskServer
 from runner.service import Service
 from runner.task import Status, Task
@@ -220,14 +218,13 @@ def _served(service: Service, config: Config) -> Iterator[tuple[dict[str, int], 
     listeners = {name: listen_on_port("127.0.0.1", 0) for name in ("", *(dialect.name for dialect in dialects))}
     ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
     app = make_app(site, dialects, {port: name for name, port in ports.items() if name})
-    films, begun = VideoTasks(service, config), threading.Event()
-    rpc = TaskServer(config.grpc, site.auth, films)
-    server = Server(app, service.events, begun.set, companions=(rpc, Mirror(service, films)))
+    companions, begun = [one for dialect in dialects for one in dialect.companions], threading.Event()
+    server = Server(app, service.events, begun.set, companions=companions)
     thread = threading.Thread(target=server.run, args=(list(listeners.values()),))
     thread.start()
     try:
         assert begun.wait(30)
-        yield ports, rpc.address or ""
+        yield ports, next((one.address or "" for one in companions if isinstance(one, TaskServer)), "")
     finally:
         server.should_exit = True
         thread.join()

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runner.config import Config
+from runner.dialects import video_in_chinese
 from runner.dialects.dialect import Dialect
 from runner.dialects.listeners import MAKERS, Directory, listening_for_dialects, make_dialects
 from runner.errors import ConfigError
@@ -207,3 +208,15 @@ def test_a_port_of_grpc_that_is_taken_ends_nothing(tmp_path: Path, caplog: pytes
             assert spoken.http.get("/live").status_code == 200
             assert spoken.grpc == ""
     assert f"gRPC is not served: 127.0.0.1:{port} is taken" in caplog.text
+
+
+def test_without_its_extra_grpc_is_not_served_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gateway is there all the same."""
+    monkeypatch.setattr(video_in_chinese, "is_installed", lambda: False)
+    caplog.set_level("INFO")
+    with speaking(tmp_path) as spoken:
+        assert spoken.grpc == ""
+        assert spoken.http.get("/v1/settings").status_code == 200
+    assert "gRPC is not served: it needs the extra `grpc`" in caplog.text
