@@ -138,6 +138,7 @@ class LimitsConfig(Section):
     per_type: Mapping[str, Count] = Field(default_factory=lambda: {"crawl": 1, "generate": 1, "tag": 1})
     max_pending: Count | None = 1_000_000
     max_pending_per_user: Count | None = 100_000
+    max_bytes_per_user: Size | None = None
     on_limit: Literal["queue", "reject"] = "queue"
 
 

@@ -7,6 +7,7 @@
     │   ├── InvalidSubmission    a field is wrong; `problems` says which
     │   │   └── TypeMismatch     a file is not of a type that the handler accepts
     │   ├── LimitReached         too many tasks wait; try again later
+    │   │   └── QuotaExceeded    the user's files take up all that they may
     │   ├── KeyConflict          the unique key belongs to another submission
     │   └── Duplicate            the same was submitted not long ago, and is to be done once
     ├── NotFound                 no such task, user or file
@@ -106,6 +107,15 @@ class LimitReached(Refused):
     def __init__(self, message: str, retry_after_seconds: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(LimitReached):
+    """A user's files take up all the bytes that they may; some of their tasks have to go first."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_seconds=60.0)
 
 
 class KeyConflict(Refused):

@@ -34,6 +34,7 @@ from runner.intake.forecast import LATEST, Forecast, forecast_of
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
+from runner.intake.quota import Quota
 from runner.intake.schedules import Schedules
 from runner.intake.webhooks import Webhooks
 from runner.meters import MeteredFiles, Meters
@@ -116,6 +117,7 @@ class Service:
             weights={name: queue.weight for name, queue in config.queues.items()},
             clock=clock,
         )
+        self.quota = Quota(self.store.layout, config.limits)
         self._admission = Admission(
             self.handlers,
             config.limits,
@@ -123,6 +125,7 @@ class Service:
             self.store.layout,
             self.dispatcher,
             lambda metadata: webhooks.problems_of(metadata, config.webhooks),
+            self.quota,
         )
         self.door = Door(self.store, self._admission, self.dispatcher, clock)
         self.dispatcher.attempts.chain = self.door
@@ -222,6 +225,10 @@ class Service:
     def has_room(self) -> bool:
         """Whether `submit` would go ahead, rather than wait for task files to catch up with the journal."""
         return self.store.writer.wait_for_room(0)
+
+    def may_submit_soon(self, origin: Origin) -> bool:
+        """Whether `submit` would neither bring files in, nor wait, nor look how much its user has."""
+        return not origin.inputs and self.quota.is_known(origin.user_id) and self.has_room()
 
     def submit_many(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task]:
         """All of them become tasks in one durable commit, or none."""
@@ -387,6 +394,7 @@ class Service:
         """Other limits, queues and weights from now on."""
         self.config = config
         self._admission.change(config.limits, config.queues)
+        self.quota.change(config.limits)
         self._apply_limits()
 
     # What the store says

@@ -20,6 +20,7 @@ from runner.config import LimitsConfig
 from runner.errors import InvalidSubmission, LimitReached, Problem, TypeMismatch, UnknownHandler
 from runner.handlers import Handler
 from runner.handlers.media import HEAD_BYTES
+from runner.intake.quota import Quota
 from runner.store import Handover, Layout
 from runner.task import Chained, Drop, Source, Status, Task, make
 from runner.units import Duration
@@ -144,6 +145,7 @@ class Admission:
         layout: Layout,
         load: Load,
         check_metadata: Callable[[Mapping[str, str]], Iterable[Problem]] = lambda metadata: (),
+        quota: Quota | None = None,
     ) -> None:
         self._handlers = handlers
         self._limits = limits
@@ -151,6 +153,7 @@ class Admission:
         self._layout = layout
         self._load = load
         self._check_metadata = check_metadata
+        self._quota = quota
 
     def change(self, limits: LimitsConfig, queues: Mapping[str, object]) -> None:
         """Other limits and queues from now on."""
@@ -162,6 +165,8 @@ class Admission:
         handler = self._handlers.get(submission.type)
         self._check(submission, origin, handler, now)
         self._check_load(origin.user_id, ahead)
+        if self._quota is not None:
+            self._quota.check(origin.user_id, sum(arrival.size or 0 for arrival in origin.inputs))
         return self._make(submission, origin, handler, now)
 
     def admit_next(self, submission: Submission, origin: Origin, now: datetime) -> Admitted:

@@ -51,7 +51,7 @@ class Site:
     def __init__(self, service: Service, config: Config) -> None:
         self.service = service
         self.config = config
-        self.users = Users(service.store)
+        self.users = Users(service.store, service.quota)
         self.tokens = Tokens(service.store.files, f"{service.store.layout.data}/tokens.json")
         self.auth = make_auth(config.auth, service.store, self.users, self.tokens)
         self.space = upload_space(service, config)
@@ -83,7 +83,7 @@ def create_app(service: Service, config: Config) -> ASGIApp:
 def upload_space(service: Service, config: Config) -> UploadSpace:
     """Where files lie while they come in."""
     tmp = Path(config.data_dir) / "tmp"
-    return UploadSpace(tmp, config.http.max_upload_bytes, lambda: service.store.space.shortage)
+    return UploadSpace(tmp, config.http.max_upload_bytes, lambda: service.store.space.shortage, service.quota)
 
 
 def api_routes(site: Site, counts: RequestCounts) -> Iterator[BaseRoute]:
@@ -93,6 +93,7 @@ def api_routes(site: Site, counts: RequestCounts) -> Iterator[BaseRoute]:
     reader = SubmissionReader(Roots.resolved(config.http.allowed_roots, Path(config.data_dir)))
     tasks = TaskEndpoints(service, reader, site.space, config.http.max_body_bytes)
     files = UploadFiles(site.space.directory, config.http.upload_expires)
+    service.quota.count_also(files.promised_to)
     yield from _task_routes(tasks, StreamEndpoints(service))
     yield from _bulk_routes(BulkEndpoints(service, config.http.max_body_bytes))
     yield from _upload_routes(UploadEndpoints(service, site.space, files))

@@ -71,7 +71,7 @@ class Submitter:
 
     async def submit(self, submission: Submission, origin: Origin) -> Task:
         """The submission's task, durable. Raises `RunnerError`."""
-        if origin.inputs or not self._service.has_room():
+        if not self._service.may_submit_soon(origin):
             return await in_thread(self._service.submit, submission, origin)
         future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         self._service.submit_soon(submission, origin, partial(self._hear, future))

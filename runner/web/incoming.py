@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 from starlette.requests import Request
 
 from runner.errors import DiskFull
+from runner.intake.quota import Claim, Quota
 from runner.web.crossing import in_thread
 from runner.web.problems import HttpProblem
 
@@ -33,11 +34,12 @@ class Received:
 @dataclass(frozen=True, slots=True)
 class UploadSpace:
     """Where files lie while they come in: a folder on the data directory's filesystem. `max_bytes` is for all files of
-    one request; `shortage` says why there is no room now, if there is none."""
+    one request; `shortage` says why there is no room now, if there is none; `quota` knows how much a user may have."""
 
     directory: Path
     max_bytes: int
     shortage: Callable[[], str | None]
+    quota: Quota
 
     def clean_up(self) -> None:
         """Removes what an earlier owner had to leave in the middle. Before anything comes in."""
@@ -45,20 +47,24 @@ class UploadSpace:
             path.unlink(missing_ok=True)
 
     @asynccontextmanager
-    async def batch(self) -> AsyncIterator[Batch]:
-        """The files of one request, of which none is left behind at the end."""
-        batch = Batch(self)
-        try:
-            yield batch
-        finally:
-            batch.discard()
+    async def batch(self, request: Request, user_id: str) -> AsyncIterator[Batch]:
+        """The files that one request brings for a user, of which none is left behind at the end."""
+        declared = request.headers.get("content-length", "0")
+        if self.quota.limit_of(user_id) is not None:
+            await in_thread(self.quota.check, user_id, int(declared) if declared.isdecimal() else 0)
+        with self.quota.claiming(user_id) as claim:
+            batch = Batch(self, claim)
+            try:
+                yield batch
+            finally:
+                batch.discard()
 
     @asynccontextmanager
-    async def received(self, request: Request) -> AsyncIterator[Received]:
-        """The request's body as one file."""
+    async def received(self, request: Request, user_id: str) -> AsyncIterator[Received]:
+        """The request's body as one file for a user."""
         declared = request.headers.get("content-length", "0")
         self.check(int(declared) if declared.isdecimal() else 0)
-        async with self.batch() as batch:
+        async with self.batch(request, user_id) as batch:
             incoming = await batch.begin()
             async for chunk in request.stream():
                 await incoming.write(chunk)
@@ -77,8 +83,9 @@ class UploadSpace:
 class Batch:
     """The files of one request."""
 
-    def __init__(self, space: UploadSpace) -> None:
+    def __init__(self, space: UploadSpace, claim: Claim) -> None:
         self.size = 0
+        self.claim = claim
         self._space = space
         self._files: list[Incoming] = []
 
@@ -129,9 +136,13 @@ class Incoming:
 
     async def _flush(self) -> None:
         self._batch.count(len(self._waiting))
-        await in_thread(write_all, self._target, bytes(self._waiting))
+        await in_thread(self._write, bytes(self._waiting))
         self._size += len(self._waiting)
         self._waiting.clear()
+
+    def _write(self, data: bytes) -> None:
+        self._batch.claim.add(len(data))
+        write_all(self._target, data)
 
 
 def write_all(target: BinaryIO, data: bytes) -> None:

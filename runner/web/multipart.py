@@ -15,6 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from runner.web.door import caller_of
 from runner.web.incoming import WRITE_BYTES, Incoming, UploadSpace
 from runner.web.problems import HttpProblem
 
@@ -62,7 +63,7 @@ async def received_form(request: Request, space: UploadSpace, max_field_bytes: i
     """
     reader = _Reader(_boundary_of(request), max_field_bytes)
     form, incoming = Form(), None
-    async with space.batch() as files:
+    async with space.batch(request, caller_of(request).user_id) as files:
         async for chunk in request.stream():
             for event in reader.feed(chunk):
                 if isinstance(event, _Part):

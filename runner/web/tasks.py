@@ -130,7 +130,7 @@ class TaskEndpoints:
         if draft.status not in DRAFT:
             raise IllegalTransition(draft.id, draft.status, "take another input file")
         name = request.path_params["name"]
-        async with self._space.received(request) as received:
+        async with self._space.received(request, draft.user_id) as received:
             arrival = Arrival(path=received.path, name=name, size=received.size, mode=Handover.MOVE)
             return rendered(await in_thread(self._service.add_input, draft.id, arrival, caller_of(request).sees))
 

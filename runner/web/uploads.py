@@ -99,6 +99,10 @@ class UploadFiles:
             raise NotFound("upload", upload_id)
         return place
 
+    def promised_to(self, user_id: str) -> int:
+        """How many bytes the uploads of a user will be that are not complete yet."""
+        return sum(upload.length for upload in self._all() if upload.user_id == user_id and not upload.is_complete)
+
     def complete(self, upload: Upload) -> None:
         """Its bytes are the task's; that is remembered for whoever did not get the answer."""
         self._save(upload.model_copy(update={"is_complete": True}))
@@ -125,6 +129,13 @@ class UploadFiles:
         newest = max((path.stat().st_mtime for path in self._directory.glob(f"tus-{upload_id}*")), default=0.0)
         if newest + self._expires_seconds <= self._clock():
             self.remove(upload_id)
+
+    def _all(self) -> Iterator[Upload]:
+        for record in self._directory.glob("tus-*.json"):
+            try:
+                yield Upload.model_validate_json(record.read_bytes())
+            except (FileNotFoundError, ValueError):
+                continue
 
     def _expiry(self, path: Path) -> float:
         return path.stat().st_mtime + self._expires_seconds
@@ -166,7 +177,7 @@ class UploadEndpoints:
         _check_draft(draft)
         upload = read_upload(request, draft)
         self._space.check(upload.length)
-        await in_thread(self._files.create, upload)
+        await in_thread(self._create, upload)
         place = await in_thread(self._files.find, upload.id)
         if upload.length == 0:
             place = await self._finish(place, caller)
@@ -212,6 +223,11 @@ class UploadEndpoints:
         if method == "DELETE":
             return await self.remove(request)
         raise HttpProblem(405, "method_not_allowed", "PATCH or DELETE an upload", {"Allow": "DELETE, HEAD, PATCH"})
+
+    def _create(self, upload: Upload) -> None:
+        with self._space.quota.claiming(upload.user_id) as claim:
+            claim.add(upload.length)
+            self._files.create(upload)
 
     async def _append(self, request: Request, place: Place, checksum: Checksum | None) -> Place:
         await self._receive(request, place, checksum)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from runner.dispatch.delays import Clock, utc_now
 from runner.errors import NotFound, ShuttingDown
+from runner.intake.quota import Quota
 from runner.store import SaveUser, Store, TaskQuery
 from runner.store.users import User
 from runner.task import Status
@@ -37,8 +38,9 @@ class Visit(Enum):
 class Users:
     """The records of users, those of the latest ones in memory. From any thread; only `is_settled` never blocks."""
 
-    def __init__(self, store: Store, clock: Clock = utc_now) -> None:
+    def __init__(self, store: Store, quota: Quota, clock: Clock = utc_now) -> None:
         self._store = store
+        self._quota = quota
         self._clock = clock
         self._known: OrderedDict[str, User] = OrderedDict()
         self._lock = threading.Lock()
@@ -91,9 +93,10 @@ class Users:
             self._save(user.model_copy(update={"metadata": metadata, "last_accessed": now}))
 
     def statistics(self, user_id: str) -> dict[str, Any]:
-        """How many tasks a user has, in all and by status."""
+        """How many tasks a user has, in all and by status; how many bytes their files take up, and may (None: any)."""
         counts = {str(status): self._count(user_id, status) for status in Status}
-        return {"tasks": sum(counts.values()), **counts}
+        stored = {"bytes": self._quota.used_by(user_id), "max_bytes": self._quota.limit_of(user_id)}
+        return {"tasks": sum(counts.values()), **counts, **stored}
 
     def _count(self, user_id: str, status: Status) -> int:
         return self._store.count(TaskQuery(user_id=user_id, status=(status,)))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import Config
+from runner.config import Config, LimitsConfig
+from runner.dispatch.delays import Clock, utc_now
+from runner.intake.quota import Quota
 from runner.service import Role, Service
 from runner.store import Store
 from runner.web.users import Users, Visit
@@ -42,9 +44,14 @@ def last_accessed(store: Store) -> datetime:
     return store.get_user("ann").last_accessed
 
 
+def users_of(store: Store, clock: Clock = utc_now) -> Users:
+    """Their records, in a store without quotas."""
+    return Users(store, Quota(store.layout, LimitsConfig()), clock)
+
+
 def test_a_look_makes_no_record_and_a_change_does(store: Store) -> None:
     """Whoever only looks leaves nothing behind."""
-    users = Users(store)
+    users = users_of(store)
     assert users.note("ann", None, Visit.LOOK)
     assert users.find("ann") is None
     assert users.note("ann", None, Visit.CHANGE)
@@ -55,7 +62,7 @@ def test_a_look_makes_no_record_and_a_change_does(store: Store) -> None:
 def test_a_record_is_written_once_a_minute(store: Store) -> None:
     """However often somebody comes."""
     clock = HandClock()
-    users = Users(store, clock)
+    users = users_of(store, clock)
     users.note("ann", None, Visit.CHANGE)
     clock.now += timedelta(seconds=59)
     users.note("ann", None, Visit.CHANGE)
@@ -69,7 +76,7 @@ def test_a_record_is_written_once_a_minute(store: Store) -> None:
 def test_who_was_here_lately_is_not_asked_again(store: Store) -> None:
     """No disk, no thread: but only with the secret that is theirs, and only for a minute."""
     clock = HandClock()
-    users = Users(store, clock)
+    users = users_of(store, clock)
     users.note("ann", "a" * 64, Visit.CHANGE)
     assert users.is_settled("ann", "a" * 64)
     assert not users.is_settled("ann", "b" * 64)
@@ -81,7 +88,7 @@ def test_who_was_here_lately_is_not_asked_again(store: Store) -> None:
 def test_another_secret_changes_nothing(store: Store) -> None:
     """Nor is the record's time moved."""
     clock = HandClock()
-    users = Users(store, clock)
+    users = users_of(store, clock)
     users.note("ann", "a" * 64, Visit.CHANGE)
     clock.now += timedelta(hours=1)
     assert not users.note("ann", "b" * 64, Visit.CHANGE)
@@ -90,9 +97,9 @@ def test_another_secret_changes_nothing(store: Store) -> None:
 
 def test_a_record_of_an_earlier_run_is_found(store: Store) -> None:
     """What was kept is read once, and then remembered."""
-    Users(store).note("ann", "a" * 64, Visit.CHANGE)
+    users_of(store).note("ann", "a" * 64, Visit.CHANGE)
     store.settle()
-    later = Users(store)
+    later = users_of(store)
     assert not later.is_settled("ann", "a" * 64)
     assert later.note("ann", "a" * 64, Visit.LOOK)
     assert later.is_settled("ann", "a" * 64)
