@@ -186,7 +186,7 @@ class Handlers:
             name: handler
             for file in files.values()
             for name, handler in file.handlers.items()
-            if name not in self._overrides or self._overrides[name].enabled
+            if handler.options.enabled
         }
         self._files, self._by_name = files, now
         self._complete = frozenset(name for name, handler in now.items() if not handler.options.requires)
@@ -200,7 +200,7 @@ class Handlers:
 
     def _absence(self, type: str) -> str:
         """Why there is no such handler, in words for whoever asked for it."""
-        if type in self._overrides and not self._overrides[type].enabled:
+        if any(type in file.handlers for file in self._files.values()):
             return f"handler {type!r} is switched off: handlers.{type}.enabled in the configuration"
         failure = next((file.failure for path, file in self._files.items() if _may_hold(path, file, type)), None)
         if failure:

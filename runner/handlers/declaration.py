@@ -27,6 +27,7 @@ class Keywords(TypedDict, total=False):
     """What `@handler(…)` takes: the fields of `HandlerOptions`, and a task type other than the function's name."""
 
     name: str
+    enabled: bool
     accepts: str | Sequence[str]
     queue: str
     priority: int

@@ -64,9 +64,11 @@ class HandlerOptions(_Options):
     `accepts`: types (`image/*`) or suffixes (`.csv`) of its files; empty: any file, or none. `timeout_seconds` counts
     from the start of an attempt; None: no limit. `concurrency` and `per_user`: how many may run at once; None: only the
     general limits. `memory_mb`: what an attempt may use beyond its loaded code; only for `PROCESS`. `requires`: modules
-    that must be importable; `extra`: the extra of this project that brings them.
+    that must be importable; `extra`: the extra of this project that brings them. `enabled` False: only the
+    configuration can switch it on.
     """
 
+    enabled: bool = True
     accepts: Patterns = ()
     queue: str = "default"
     priority: int = 0
@@ -87,7 +89,7 @@ def override(options: HandlerOptions, override: HandlerConfig | None) -> Handler
     """The options with what `override` says in their place; only by the keys that it gives."""
     if override is None:
         return options
-    given = {name: value for name, value in override.given().items() if name not in ("enabled", "config")}
+    given = {name: value for name, value in override.given().items() if name != "config"}
     if not given:
         return options
     # None means "no limit" for these; for the others, as everywhere in the configuration, "not said".

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from runner.config import HandlerConfig
 from runner.context import Cancelled, Context
 from runner.handlers import Handlers
 from runner.handlers.loading import package_name
@@ -19,8 +20,8 @@ FOLDER = Path(__file__).parents[2] / "handlers"
 
 @cache
 def starters() -> Handlers:
-    """The handlers of the repository."""
-    handlers = Handlers(FOLDER)
+    """The handlers of the repository, those too that are off by default."""
+    handlers = Handlers(FOLDER, {"shell": HandlerConfig(enabled=True)})
     handlers.load()
     assert not handlers.errors, handlers.errors
     return handlers
