@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash import disk, drops, inject, kill, owners, power, victim
+from tests.crash import disk, drops, inject, kill, owners, power, strace, victim
 from tests.crash.faulty import Fault
 
 
@@ -45,6 +45,15 @@ def _run_inject(root: Path, options: argparse.Namespace) -> Counters:
     faults = tuple(Fault) if options.fault is None else (options.fault,)
     points = inject.Points(faults, options.every, options.first, options.call)
     return inject.run_points(root, points, options.sabotage)
+
+
+def _add_system_call(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--call", choices=list(strace.CALLS), help="this one only")
+    parser.add_argument("--when", choices=strace.TIMES, help="this time only; 1+ is every time")
+
+
+def _system_calls(options: argparse.Namespace) -> tuple[strace.Point, ...]:
+    return strace.choose(options.call, options.when)[:: options.every]
 
 
 def _add_disk(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +104,14 @@ SUITES = {
         {"rounds": 10},
         disk.obstacle,
         _add_disk,
+    ),
+    "strace": Suite(
+        "have the system calls of the command line fail",
+        lambda root, options: strace.run_points(root, _system_calls(options), options.sabotage),
+        strace.Sabotage,
+        {"every": 1},
+        strace.obstacle,
+        _add_system_call,
     ),
 }
 
