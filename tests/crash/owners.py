@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -86,6 +87,7 @@ class _Fight:
     _killed_at: float | None = None
 
     def __post_init__(self) -> None:
+        self._oracle = Oracle(self.root / "oracle")
         for _ in range(RIVALS):
             self._add_rival()
 
@@ -105,6 +107,7 @@ class _Fight:
         rival = self._rivals.pop(pid)
         self.counters.failed += rival.poll() is not None
         self._killed_at = time.monotonic()
+        self._oracle.note("K", f"{pid} {self._killed_at:.6f}")
         rival.kill()
         rival.wait()
         self._add_rival()
@@ -160,16 +163,18 @@ def _judge(root: Path, counters: Counters) -> Counters:
     return counters
 
 
-def _find_overlaps(oracle: Path) -> list[bool]:
-    """For each line whether somebody wrote it who was not the owner any more. Appending keeps the order in which things
-    happened, whoever did them."""
-    owner, overlaps = "", []
+def _find_overlaps(oracle: Path) -> Iterator[bool]:
+    """For each line whether whoever wrote it did so while somebody else was the owner: from when they began until just
+    before they were killed. Appending keeps the order in which things happened, whoever did them."""
+    owner, is_alive = "", False
     for kind, *rest in (line.split() for line in oracle.read_text().splitlines()):
         if kind == "B":
-            owner = rest[0]
+            yield is_alive
+            owner, is_alive = rest[0], True
         elif kind == "A":
-            overlaps.append(rest[1] != owner)
-    return overlaps
+            yield rest[1] != owner
+        elif kind == "K" and rest[0] == owner:
+            is_alive = False
 
 
 def _count_lost(root: Path) -> tuple[int, int]:

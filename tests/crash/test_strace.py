@@ -7,7 +7,7 @@ import pytest
 from tests.crash.alone import run_alone
 from tests.crash.strace import obstacle
 
-SAMPLE = 13
+SAMPLE = 17
 """One point in so many; with `--soak 10` nearly all."""
 
 pytestmark = [
