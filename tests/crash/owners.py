@@ -92,7 +92,8 @@ class _Fight:
             self._add_rival()
 
     def close(self) -> None:
-        """Nobody fights any more."""
+        """Nobody fights any more; whoever owns it while they are killed one by one does not count."""
+        self._oracle.note("Z", "the end")
         for rival in self._rivals.values():
             rival.kill()
             rival.wait()
@@ -168,6 +169,8 @@ def _find_overlaps(oracle: Path) -> Iterator[bool]:
     before they were killed. Appending keeps the order in which things happened, whoever did them."""
     owner, is_alive = "", False
     for kind, *rest in (line.split() for line in oracle.read_text().splitlines()):
+        if kind == "Z":
+            return
         if kind == "B":
             yield is_alive
             owner, is_alive = rest[0], True

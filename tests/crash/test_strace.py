@@ -23,4 +23,4 @@ def test_what_the_command_line_says_is_so_whatever_system_call_fails(tmp_path: P
 
 def test_the_suite_notices_an_acknowledgement_without_a_record(tmp_path: Path) -> None:
     """The journal cannot be written, and nobody says so."""
-    run_alone(tmp_path, "strace", "--call", "write", "--when", "1+", "--sabotage", "error_swallowed")
+    run_alone(tmp_path, "strace", "--call", "write", "--when", "1+", "--every", 3, "--sabotage", "error_swallowed")
