@@ -18,11 +18,12 @@ from starlette.datastructures import Headers
 
 from runner.config import GrpcConfig
 from runner.dialects.video_tasks import Cause, NotCreated, VideoTasks, not_found_text
-from runner.errors import NotFound, Unavailable
+from runner.errors import ConfigError, NotFound, Unavailable
 from runner.task import Source
 from runner.web.crossing import in_thread
 from runner.web.door import Auth, Caller
 from runner.web.problems import HttpProblem
+from runner.web.sockets import listen_on_port
 
 if TYPE_CHECKING:
     import grpc
@@ -55,6 +56,15 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in ("grpc", "google.protobuf"))
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether an address can be had. The library would print what it thinks of one that cannot."""
+    try:
+        listen_on_port(host, port).close()
+    except ConfigError:
+        return False
+    return True
+
+
 class TaskServer:
     """The server, in the event loop that serves HTTP. `start` comes before anything else."""
 
@@ -72,14 +82,13 @@ class TaskServer:
         await asyncio.to_thread(import_module, "grpc_reflection.v1alpha.reflection")  # a while, in which HTTP is served
         import grpc
 
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-        await self._add_services(server)
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        try:
-            port = server.add_insecure_port(f"{host}:{self._config.port}")
-        except RuntimeError:
+        if self._config.port and not is_free(self._config.host, self._config.port):
             _log.warning("gRPC is not served: %s:%d is taken; see grpc.port", host, self._config.port)
             return
+        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        await self._add_services(server)
+        port = server.add_insecure_port(f"{host}:{self._config.port}")
         await server.start()
         self._server, self.address = server, f"{host}:{port}"
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 CONFIG = """\
 http: {port: 0}
+grpc: {port: 0}
 storage: {min_free_bytes: 0, min_free_inodes: 0, ballast_bytes: 0}
 drain: {grace_period: 200ms}
 """
