@@ -72,14 +72,15 @@ class Fetcher:
     """Asks one thing at a time, with `delay_seconds` between two requests. Used in `with`; what it asks for raises
     `OutboundError`, and `Cancelled` within a quarter of a second."""
 
-    def __init__(self, ctx: Context, settings: FetchSettings, delay_seconds: float) -> None:
+    def __init__(self, ctx: Context, settings: FetchSettings, delay_seconds: float, proxy: str = "") -> None:
         self._ctx = ctx
         self._settings = settings
         self._delay_seconds = delay_seconds
         self._due = 0.0
         self._robots: dict[str, Protego] = {}
-        self._pages = self._open(settings.page_timeout, settings.max_page_bytes)
-        self._files = self._open(settings.download_timeout, settings.max_file_bytes)
+        section = settings.outbound | ({"proxy": proxy} if proxy else {})
+        self._pages = self._open(section, settings.page_timeout, settings.max_page_bytes)
+        self._files = self._open(section, settings.download_timeout, settings.max_file_bytes)
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -88,11 +89,11 @@ class Fetcher:
         self._pages.close()
         self._files.close()
 
-    def _open(self, seconds: float, max_bytes: int) -> "httpx2.Client":
+    def _open(self, section: Mapping[str, Any], seconds: float, max_bytes: int) -> "httpx2.Client":
         from runner.outbound import open_client, read_policy
 
         try:
-            policy = read_policy(self._settings.outbound)
+            policy = read_policy(section)
         except ConfigError as error:
             text = f"handlers.{self._ctx.task.type}.config.outbound cannot be used: {error}"
             raise Fail(text, code="invalid_config") from None

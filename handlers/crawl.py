@@ -33,10 +33,11 @@ NEEDED: dict[Kind, str] = {"tag": "query", "user": "user_id", "illust": "illust_
 
 
 class CrawlSettings(FetchSettings):
-    """Which gallery, with which cookie if a task says `default`, and how much in all."""
+    """Which gallery, with which cookie if a task says `default`, through which proxy if it wants one, and how much."""
 
     base_url: Annotated[str, AfterValidator(require_address)] = "https://www.pixiv.net"
     cookie: Header = ""
+    proxy: Annotated[str, Field(max_length=500)] = ""
     max_total_bytes: Size = 20 << 30
 
 
@@ -72,17 +73,17 @@ def crawl(  # noqa: PLR0913 - each is a field of the form
     max_images: Annotated[int, Field(ge=0, le=100_000, description="files at most; 0: all of the items")] = 0,
     delay: Annotated[float, Field(ge=0, le=600, description="seconds between two requests")] = 1.0,
     cookie: Annotated[Header, Field(description="for the gallery; default: the one that is configured")] = "",
-    proxy_enabled: Annotated[bool, Field(description="not supported: every call goes to a checked address")] = False,
-    proxy_url: Annotated[str, Field(max_length=500, description="not supported")] = "",
+    proxy_enabled: Annotated[bool, Field(description="go through the proxy that is configured")] = False,
+    proxy_url: Annotated[str, Field(max_length=500, description="plays no part: only the configuration says it")] = "",
 ) -> dict[str, object]:
     """Download the images of a tag, a user, a work, or any listing of pages."""
     wanted = {"tag": query, "user": user_id, "illust": illust_id, "page": url}[type].strip()
     if not wanted:
         raise Fail(f"a crawl of type {type} needs {NEEDED[type]}", code="missing_parameter")
-    if proxy_enabled:
-        raise Fail("a proxy is not supported: behind it nobody could check where a call goes", code="no_proxy")
     settings = read_settings(ctx, CrawlSettings)
-    with Fetcher(ctx, settings, delay) as fetcher:
+    if proxy_enabled and not settings.proxy:
+        raise Fail("no proxy is configured: handlers.crawl.config.proxy", code="no_proxy")
+    with Fetcher(ctx, settings, delay, settings.proxy if proxy_enabled else "") as fetcher:
         listing: Listing = Site(fetcher, wanted, links, more, files)
         if type != "page":
             cookie = settings.cookie if cookie == "default" else cookie

@@ -24,11 +24,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Self, TypeAlias
 
 import httpcore2
 import httpx2
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from runner.errors import AnswerTooLarge, ConfigError, OutboundError, Unreachable, UrlNotAllowed
 from runner.units import Duration, Size, format_duration, format_size
@@ -53,7 +53,18 @@ def _check_pattern(pattern: str) -> str:
     return pattern.lower().rstrip(".")
 
 
+def _check_proxy(url: str) -> str:
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL()
+    if parsed.scheme not in ("http", "https") or not _HOST.fullmatch(_host(parsed)):
+        raise ValueError("must be an address such as http://127.0.0.1:3128; user:password@ may stand before the host")
+    return url
+
+
 HostPattern = Annotated[str, AfterValidator(_check_pattern)]
+ProxyUrl = Annotated[str, AfterValidator(_check_proxy)]
 
 
 class Redirects(StrEnum):
@@ -69,7 +80,8 @@ class Policy(BaseModel):
     `hosts`: names, or `*.example.com` for all below one; empty: any. `networks`: ranges of addresses that are allowed
     although they are not public, such as 10.0.0.0/8. `silence_seconds` is the longest wait for the next byte,
     `total_seconds` counts from a request to the end of its answer. `ca_file`: certificates to trust in place of the
-    system's.
+    system's. `proxy`: the address of an HTTP proxy to go through. It looks up names itself, so `hosts` has to name all
+    that may be called, and `networks` plays no part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True)
@@ -82,6 +94,13 @@ class Policy(BaseModel):
     total_seconds: Annotated[Duration, Field(gt=0)] = Field(default=60.0, alias="total_timeout")
     max_body_bytes: Size = 16 * 1024**2
     ca_file: Path | None = None
+    proxy: ProxyUrl | None = None
+
+    @model_validator(mode="after")
+    def _require_hosts(self) -> Self:
+        if self.proxy and not self.hosts:
+            raise ValueError("a proxy needs hosts: addresses cannot be checked behind it, but names can")
+        return self
 
 
 def read_policy(section: Mapping[str, Any] | None) -> Policy:
@@ -255,13 +274,7 @@ class _Gate(httpx2.BaseTransport):
     def __init__(self, policy: Policy, check_cancelled: Check, resolve: Resolve) -> None:
         self._policy = policy
         self._clock = _Clock(policy, check_cancelled)
-        self._pool = httpcore2.ConnectionPool(
-            ssl_context=_trust(policy.ca_file),
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=5.0,
-            network_backend=_Network(policy, self._clock, resolve),
-        )
+        self._pool = _open_pool(policy, _Network(policy, self._clock, resolve))
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request. Raises as `open_client` says."""
@@ -277,6 +290,23 @@ class _Gate(httpx2.BaseTransport):
     def close(self) -> None:
         """Close all connections."""
         self._pool.close()
+
+
+def _open_pool(policy: Policy, network: httpcore2.NetworkBackend) -> httpcore2.ConnectionPool:
+    """Where connections are kept."""
+    open_pool: Callable[..., httpcore2.ConnectionPool] = httpcore2.ConnectionPool
+    if policy.proxy:
+        url = httpx2.URL(policy.proxy)
+        where = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/")
+        auth = (url.username, url.password) if url.userinfo else None
+        open_pool = functools.partial(httpcore2.HTTPProxy, where, auth)
+    return open_pool(
+        ssl_context=_trust(policy.ca_file),
+        max_connections=100,
+        max_keepalive_connections=20,
+        keepalive_expiry=5.0,
+        network_backend=network,
+    )
 
 
 class _Body(httpx2.SyncByteStream):
@@ -346,8 +376,9 @@ class _Network(httpcore2.NetworkBackend):
             addresses = self._resolve(host, port)
         except (OSError, UnicodeError) as error:
             raise httpcore2.ConnectError(f"{host} cannot be resolved: {error}") from error
-        for address in addresses:
-            check_address(address, self._policy)
+        if not self._policy.proxy:  # with one, it is the only server that is ever connected to
+            for address in addresses:
+                check_address(address, self._policy)
         return addresses
 
 
@@ -417,7 +448,7 @@ def _translated() -> Iterator[None]:
     """Errors of the layer below as those of httpx2, which have the same names."""
     try:
         yield
-    except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+    except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.ProxyError) as error:
         raise getattr(httpx2, type(error).__name__, httpx2.TransportError)(str(error)) from error
 
 

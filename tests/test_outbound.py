@@ -335,3 +335,51 @@ def test_the_client_itself_keeps_to_the_policy(site: Site) -> None:
         client.get(site.url("/out"), follow_redirects=True)
     with open_client(HERE) as client, pytest.raises(httpx2.ConnectError):
         client.get("http://nowhere.invalid/")
+
+
+def test_through_a_proxy_only_hosts_that_are_named_are_called(site: Site) -> None:
+    """It looks up names itself: where they lead to cannot be checked."""
+    policy = read_policy({"proxy": site.url(""), "hosts": ["away.example"]})
+    site.on("http://away.example/", Answer(body=b"from far away"))
+
+    assert read("http://away.example/", policy, named("127.0.0.1")) == b"from far away"
+    for url in ("http://localhost/", "http://127.0.0.1/", "http://elsewhere.example/"):
+        with pytest.raises(UrlNotAllowed):
+            read(url, policy)
+
+
+def test_a_redirect_behind_a_proxy_is_checked_too(site: Site) -> None:
+    """The proxy may well get to where nobody should."""
+    policy = read_policy({"proxy": site.url(""), "hosts": ["away.example"]})
+    site.on("http://away.example/", Answer(302, headers={"Location": "http://metadata.internal/"}))
+
+    with pytest.raises(UrlNotAllowed):
+        read("http://away.example/", policy)
+
+
+def test_a_proxy_is_told_who_calls_and_may_refuse(site: Site) -> None:
+    """By the name and the password in its address; a refusal of a tunnel is a server that cannot be reached."""
+    policy = read_policy({"proxy": site.url("").replace("//", "//ann:secret@"), "hosts": ["away.example"]})
+    site.on("http://away.example/", Answer(body=b"hello"))
+
+    read("http://away.example/", policy)
+
+    assert site.asked[0].headers["proxy-authorization"] == "Basic YW5uOnNlY3JldA=="
+    with pytest.raises(Unreachable, match="501"):
+        read("https://away.example/", policy)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"proxy": "http://127.0.0.1:3128"}, "needs hosts"),
+        ({"proxy": "127.0.0.1:3128", "hosts": ["a.example"]}, "must be an address"),
+        ({"proxy": "socks5://127.0.0.1", "hosts": ["a.example"]}, "must be an address"),
+        ({"proxy": "http://[", "hosts": ["a.example"]}, "must be an address"),
+        ({"proxy": "http://a:b:c", "hosts": ["a.example"]}, "must be an address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_a_fault_of_the_configuration(section: dict[str, object], said: str) -> None:
+    """Said before anything is called."""
+    with pytest.raises(ConfigError, match=said):
+        read_policy(section)

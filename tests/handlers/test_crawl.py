@@ -102,6 +102,18 @@ def test_the_cookie_is_for_the_gallery_alone(
         assert images.asked[0].headers["referer"] == gallery.url("/")
 
 
+def test_a_task_may_go_through_the_proxy_that_is_configured(tmp_path: Path, gallery: GallerySite) -> None:
+    """Everything of it does; the task says only whether. The gallery is the proxy, and plays what is behind it."""
+    config = {"base_url": "http://away.example", "proxy": gallery.url(""), "outbound": {"hosts": ["away.example"]}}
+    gallery.address, gallery.port = "away.example", 80
+    attempt = Attempt(tmp_path, "crawl", (), config=config)
+
+    result = attempt.run(type="illust", illust_id="12", delay=0, proxy_enabled=True, proxy_url="http://10.0.0.1:3128")
+
+    assert result["images_downloaded"] == 2
+    assert all(asked.path.startswith("http://away.example") for asked in gallery.asked)
+
+
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, gallery: GallerySite) -> None:
     """For pages and for files; nothing is lost by that."""
     gallery.moods = {"/ajax/illust/11/pages": [BUSY, BUSY, BUSY], "/img/11_p0.png": [BUSY, Answer(429), BUSY]}
@@ -328,6 +340,7 @@ def test_a_selector_that_is_none_is_named(tmp_path: Path, pages: PageSite) -> No
     ("settings", "words"),
     [
         ({"base_url": "pixiv.net"}, "base_url: must be an address"),
+        ({"outbound": {"proxy": "http://127.0.0.1:9"}}, "a proxy needs hosts"),
         ({"retries": -1}, "retries: "),
         ({"outbound": {"networks": ["here"]}}, "outbound cannot be used"),
     ],
