@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash import disk, drops, inject, kill, owners, power, strace, victim
+from tests.crash import disk, drops, inject, kill, orphans, owners, power, strace, victim
 from tests.crash.faulty import Fault
 
 
@@ -54,6 +54,14 @@ def _add_system_call(parser: argparse.ArgumentParser) -> None:
 
 def _system_calls(options: argparse.Namespace) -> tuple[strace.Point, ...]:
     return strace.choose(options.call, options.when)[:: options.every]
+
+
+def _add_kind(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=orphans.KINDS, action="append", help="attempts of this kind only; repeatable")
+
+
+def _kinds(options: argparse.Namespace) -> tuple[str, ...]:
+    return orphans.KINDS if options.kind is None else tuple(options.kind)
 
 
 def _add_disk(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +120,13 @@ SUITES = {
         {"every": 1},
         strace.obstacle,
         _add_system_call,
+    ),
+    "orphans": Suite(
+        "kill the owner of attempts of every kind",
+        lambda root, options: orphans.run_rounds(root, options.rounds, options.sabotage, _kinds(options)),
+        orphans.Sabotage,
+        {"rounds": 20},
+        add_options=_add_kind,
     ),
 }
 
