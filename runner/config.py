@@ -426,6 +426,15 @@ class LogConfig(Section):
     requests: Literal["off", "failures", "all"] = "failures"
 
 
+class TracesConfig(Section):
+    """Where traces are sent, by OTLP over HTTP. None: there are none. `ratio`: how many of those that no caller has
+    decided about."""
+
+    endpoint: str | None = None
+    service: str = "file-runner"
+    ratio: float = Field(default=1.0, ge=0, le=1)
+
+
 class DrainConfig(Section):
     """How a stop goes: what runs may go on for `grace_period` seconds, then it is requeued."""
 
@@ -452,6 +461,7 @@ class Config(Section):
     dialects: DialectsConfig = Field(default_factory=DialectsConfig)
     auth: AuthConfig = Field(default_factory=AuthConfig)
     log: LogConfig = Field(default_factory=LogConfig)
+    traces: TracesConfig = Field(default_factory=TracesConfig)
     drain: DrainConfig = Field(default_factory=DrainConfig)
 
     @classmethod

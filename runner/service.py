@@ -48,6 +48,7 @@ from runner.store.space import Floors
 from runner.store.store import ScribePlace
 from runner.store.writer import Pace
 from runner.task import Status, Task
+from runner.traces import open_traces
 from runner.why import explain_task
 
 __all__ = [
@@ -101,6 +102,7 @@ class Service:
         self._role = role
         self._clock = clock
         self.meters = Meters()
+        self.traces = open_traces(config.traces)
         files = files or MeteredFiles(self.meters.sync_seconds.observe)
         self.store = Store(config.data_dir, store_options(config, role), self, files)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
@@ -211,6 +213,9 @@ class Service:
         self.store.close()
         self.events.close()
         self._owner.release()
+        # Last: whoever stands by need not wait until what collects them has answered.
+        if self.traces is not None:
+            self.traces.close()
 
     # Submitting
 
@@ -409,6 +414,8 @@ class Service:
         self.events.publish_transitions(transitions)
         self.dispatcher.on_commit(transitions)
         self.meters.hear(transitions)
+        if self.traces is not None:
+            self.traces.hear(transitions)
         self._retries.note(transitions)
         if self._hears_intake:
             self.inbox.hear(transitions)

@@ -22,7 +22,7 @@ from runner.web.access import AccessLog
 from runner.web.auth import make_auth
 from runner.web.bulk import BulkEndpoints
 from runner.web.crossing import Submitter
-from runner.web.door import Door, MannersOf, allowed_hosts
+from runner.web.door import Door, MannersOf, Register, allowed_hosts
 from runner.web.incoming import UploadSpace
 from runner.web.limits import StreamLimit, Throttle
 from runner.web.live import LiveEndpoint
@@ -30,6 +30,7 @@ from runner.web.metrics import MetricsEndpoint, RequestCounts
 from runner.web.openapi import OpenApiEndpoints
 from runner.web.progress_streams import ProgressEndpoints
 from runner.web.routing import route
+from runner.web.spans import TracedRegister
 from runner.web.streams import StreamEndpoints
 from runner.web.submissions import Roots, SubmissionReader
 from runner.web.system import SystemEndpoints
@@ -68,7 +69,9 @@ class Site:
         api.router.redirect_slashes = False
         api.state.stream_limit = self._streams
         # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
-        register = AccessLog(self.config.log.requests, self._counts.count)
+        register: Register = AccessLog(self.config.log.requests, self._counts.count)
+        if self.service.traces is not None:
+            register = TracedRegister(register, self.service.traces)
         door = Door(api, allowed_hosts(self.config.http), self.auth, self._throttle, register, manners_of)
         trusted = list(self.config.http.trusted_proxies)
         return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", door), trusted_hosts=trusted)) if trusted else door
