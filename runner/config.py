@@ -10,11 +10,11 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -88,6 +88,9 @@ TimeZone = Annotated[str, AfterValidator(_check_timezone)]
 Folder = Annotated[Path, AfterValidator(_check_path)]
 
 
+S = TypeVar("S", bound="Section")
+
+
 class Section(BaseModel):
     """A frozen part of the configuration. A key without a value, its lines commented out, is as if left out."""
 
@@ -122,11 +125,24 @@ class HttpConfig(Section):
 
 
 class GrpcConfig(Section):
-    """Where gRPC is served, and whether it says what it serves to whoever asks (server reflection). Port 0: any."""
+    """Where gRPC is served, and whether it says what it serves to whoever asks (server reflection). Port 0: any.
+
+    `certificate` and `key` are files in PEM; with them it is served by TLS, and with `client_ca` only to clients that
+    have a certificate of that authority.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 50050
     reflection: bool = True
+    certificate: Folder | None = None
+    key: Folder | None = None
+    client_ca: Folder | None = None
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> GrpcConfig:
+        if (self.certificate is None) != (self.key is None) or (self.client_ca and self.certificate is None):
+            raise ValueError("certificate and key go together, and client_ca with them")
+        return self
 
 
 class LimitsConfig(Section):
@@ -599,19 +615,24 @@ def _located(config: Config, settings: Settings, file: Path | None) -> Config:
         typed = settings.origin((name,)) in (variable_name((name,)), option_name((name,)))
         home = file.parent if file and not typed else Path()
         folders[name] = (home / getattr(config, name).expanduser()).absolute()
-    if config.dialects.video_in_chinese.storage_path is not None:
-        folders["dialects"] = _with_storage(config.dialects, settings, file)
+    films = ("dialects", "video_in_chinese")
+    placed = _placed(config.dialects.video_in_chinese, films, ("storage_path",), settings, file)
+    folders["dialects"] = config.dialects.model_copy(update={"video_in_chinese": placed})
+    folders["grpc"] = _placed(config.grpc, ("grpc",), ("certificate", "key", "client_ca"), settings, file)
     typed = settings.origin(("inbox", "folders")) == variable_name(("inbox", "folders"))
     watched = _watched(config, file.parent if file and not typed else Path())
     return config.model_copy(update={**folders, "inbox": config.inbox.model_copy(update={"folders": watched})})
 
 
-def _with_storage(dialects: DialectsConfig, settings: Settings, file: Path | None) -> DialectsConfig:
-    dialect, path = dialects.video_in_chinese, ("dialects", "video_in_chinese", "storage_path")
-    assert dialect.storage_path is not None
-    home = file.parent if file and settings.origin(path).startswith(str(file)) else Path()
-    placed = dialect.model_copy(update={"storage_path": (home / dialect.storage_path.expanduser()).absolute()})
-    return dialects.model_copy(update={"video_in_chinese": placed})
+def _placed(section: S, path: KeyPath, names: Sequence[str], settings: Settings, file: Path | None) -> S:
+    """A section with its files made absolute: beside the file that says them, else in the current folder."""
+    changes = {}
+    for name in names:
+        given: Path | None = getattr(section, name)
+        if given is not None:
+            home = file.parent if file and settings.origin((*path, name)).startswith(str(file)) else Path()
+            changes[name] = (home / given.expanduser()).absolute()
+    return section.model_copy(update=changes)
 
 
 def _watched(config: Config, home: Path) -> tuple[InboxFolderConfig, ...]:

@@ -88,7 +88,11 @@ class TaskServer:
             return
         server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         await self._add_services(server)
-        port = server.add_insecure_port(f"{host}:{self._config.port}")
+        address = f"{host}:{self._config.port}"
+        if self._config.certificate is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, await asyncio.to_thread(_credentials, self._config))
         await server.start()
         self._server, self.address = server, f"{host}:{port}"
 
@@ -163,6 +167,19 @@ class TaskService:
         headers = Headers(raw=[(key.encode(), value.encode("latin-1", "replace")) for key, value in pairs])
         scope = {"type": "http", "scheme": "http", "method": "POST", "path": f"/{SERVICE}/{method}"}
         return (await self._auth.identify(scope, headers)).caller
+
+
+def _credentials(config: GrpcConfig) -> Any:
+    """Who the server is, and whose clients it takes. Raises `ConfigError` for a file that cannot be read."""
+    import grpc
+
+    try:
+        certificate, key, client_ca = (
+            None if path is None else path.read_bytes() for path in (config.certificate, config.key, config.client_ca)
+        )
+    except OSError as error:
+        raise ConfigError(f"grpc: {error.filename} cannot be read: {error.strerror}") from error
+    return grpc.ssl_server_credentials([(key, certificate)], client_ca, client_ca is not None)
 
 
 _CODES: Final[Mapping[Cause, str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -32,9 +33,9 @@ def stub_of(channel: Any) -> Any:
 class Client:
     """A client of the gRPC service."""
 
-    def __init__(self, spoken: Spoken) -> None:
+    def __init__(self, spoken: Spoken, channel: Any = None) -> None:
         self.spoken = spoken
-        self.channel = grpc.insecure_channel(spoken.grpc)
+        self.channel = channel or grpc.insecure_channel(spoken.grpc)
         self._stub = stub_of(self.channel)
 
     def create(self, path: object, **call: Any) -> str:
@@ -202,6 +203,24 @@ def test_callers_are_known_by_their_tokens(tmp_path: Path) -> None:
             assert spoken.service.get(task_id).user_id == "ann"
             assert client.status(task_id, metadata=ann).created_at
             assert fault_of(client.status, task_id, metadata=bob) == ("NOT_FOUND", f"task not found: {task_id}")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+def test_with_an_authority_only_its_clients_are_let_in(tmp_path: Path) -> None:
+    """TLS on both sides; without a certificate there is no connection."""
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*make.split(), *names], cwd=tmp_path, check=True, capture_output=True)
+    key, certificate = (tmp_path / "key.pem"), (tmp_path / "cert.pem")
+    settings: dict[str, Any] = {"grpc__certificate": certificate, "grpc__key": key, "grpc__client_ca": certificate}
+    with speaking(tmp_path, **settings) as spoken:
+        root, own = certificate.read_bytes(), key.read_bytes()
+        known = grpc.secure_channel(spoken.grpc, grpc.ssl_channel_credentials(root, own, root))
+        unknown = grpc.secure_channel(spoken.grpc, grpc.ssl_channel_credentials(root))
+        for channel, code in ((known, "NOT_FOUND"), (unknown, "UNAVAILABLE")):
+            with channel:
+                client = Client(spoken, channel)
+                assert fault_of(client.status, "none").code == code
 
 
 def test_health_and_reflection_are_served(client: Client) -> None:
