@@ -9,12 +9,15 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from runner.dialects import pixivtailor
+from runner.dialects.pixivtailor.socket import SocketEndpoint
 from runner.task import Status, Task
 from tests.contract.conftest import Row, Spoken, rows, speaking
 from tests.contract.sockets import Socket
@@ -451,6 +454,13 @@ def test_who_sends_nonsense_is_sent_away(gallery: Spoken) -> None:
     with Socket.open(gallery.own["pixivtailor"], "/ws") as socket:
         socket.send_text("{")
         assert socket.close_code() == 1007
+
+
+def test_who_says_nothing_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pages ping every 30 seconds."""
+    monkeypatch.setattr(pixivtailor, "SocketEndpoint", partial(SocketEndpoint, silence_seconds=0.05))
+    with speaking(tmp_path, HANDLERS) as spoken, Socket.open(spoken.own["pixivtailor"], "/ws") as socket:
+        assert socket.close_code() == 1001
 
 
 def test_its_own_port_has_its_own_health(gallery: Spoken) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,6 +28,9 @@ from runner.web.users import Users
 ACCOUNT: Final = "mediacraft_account"
 """Where a user's record names the account that has logged in."""
 
+HASHED_AT_ONCE: Final = 2
+"""A crowd at the door must neither take all memory nor all threads."""
+
 MIN_PASSWORD: Final = 6
 MAX_PASSWORD: Final = 1024
 
@@ -38,6 +42,7 @@ class PeopleEndpoints:
         self._service = service
         self._users = users
         self._accounts = accounts
+        self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
 
     @property
     def routes(self) -> tuple[BaseRoute, ...]:
@@ -87,13 +92,15 @@ class PeopleEndpoints:
         username, password, email = _credentials(await read_object(request))
         if len(password) < MIN_PASSWORD:
             raise refuse(400, f"A password has at least {MIN_PASSWORD} characters")
-        account = await in_thread(self._accounts.register, caller_of(request).user_id, username, password, email)
+        async with self._hashing:
+            account = await in_thread(self._accounts.register, caller_of(request).user_id, username, password, email)
         return answer(request, {"user": _shown(account)}, message="User registered")
 
     async def log_in(self, request: Request) -> Response:
         """`POST /api/user/login`."""
         username, password, _ = _credentials(await read_object(request))
-        account = await in_thread(self._accounts.log_in, username, password)
+        async with self._hashing:
+            account = await in_thread(self._accounts.log_in, username, password)
         if account is None:
             raise refuse(401, "Invalid username or password")
         await in_thread(self._users.change_metadata, caller_of(request).user_id, {ACCOUNT: account.username})

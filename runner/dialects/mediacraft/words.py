@@ -25,6 +25,7 @@ WATERMARK: Final = "watermark_removal"
 MERGE: Final = "video_merge"
 TASK_TYPES: Final = (WATERMARK, MERGE)
 NOTES: Final = "mediacraft"
+MAX_REGIONS: Final = 100
 JSON: Final = "application/json"
 
 USER_IS_BUSY: Final = "请等待当前任务完成"
@@ -265,6 +266,8 @@ def read_regions(value: Any) -> list[Any]:
     """Regions as corners or boxes, on whole pixels. Raises `HttpProblem` 400 where there are none."""
     if not isinstance(value, list) or not value:
         raise refuse(400, "No watermark regions: send regions, [x1, y1, x2, y2] or {x, y, width, height}")
+    if len(value) > MAX_REGIONS:
+        raise refuse(400, f"there may be {MAX_REGIONS} regions")
     return [_on_pixels(region) for region in value]
 
 
