@@ -36,6 +36,10 @@ class Socket:
         """The same, whatever it is."""
         self._session.send_text(text)
 
+    def send_bytes(self, data: bytes) -> None:
+        """What is no text."""
+        self._session.send_bytes(data)
+
     def receive(self) -> Message:
         """The next message."""
         said: Message = json.loads(self._session.receive_text(timeout=SECONDS))

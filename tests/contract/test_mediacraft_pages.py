@@ -137,6 +137,17 @@ def test_what_runs_is_not_cancelled_and_what_was_is_shown_as_failed(studio: Spok
     assert ann.delete("/api/files/gate-pages.mp4").json()["data"]["deleted_count"] == 1
 
 
+def test_what_cannot_be_started_leaves_nothing(ann: httpx2.Client) -> None:
+    """Everything came at once, so nobody knows of a draft."""
+    config = {"segments": [{"filename": "three.mp4"}]}
+    data = {"task_type": "video_merge", "task_config": json.dumps(config)}
+    assert ann.post("/api/tasks/submit", data=data, files=PAIR).status_code == 400
+    data = {"task_type": "watermark_removal", "regions": json.dumps([1] * 101)}
+    assert ann.post("/api/tasks/submit", data=data, files=film()).status_code == 400
+    assert ann.post("/api/tasks/submit", data={**data, "task_config": "[]"}, files=film()).status_code == 400
+    assert ann.get("/api/user/tasks").json()["data"]["total_count"] == 0
+
+
 # Merges
 
 

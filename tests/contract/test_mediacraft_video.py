@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx2
 import pytest
 
+from runner.dialects.mediacraft import video
 from tests.contract.conftest import Row, Spoken, rows, speaking
 from tests.contract.mediacraft import HANDLERS, browser, film
 from tests.films import frames_of, needs_video, shoot
@@ -197,6 +198,33 @@ def test_who_has_a_cookie_is_held_to_it(studio: Spoken, anybody: httpx2.Client, 
         assert ann.get(f"/api/tasks/{mine}/status").json()["data"]["user_id"] == ann.cookies["user_id"]
         for client, task_id, status in ((ann, mine, 200), (bob, mine, 404), (anybody, mine, 404), (bob, nobodys, 200)):
             assert client.get(f"/api/video/task/{task_id}/status").status_code == status
+
+
+def test_what_is_too_large_is_refused(anybody: httpx2.Client, clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it has come, where the request says so; 500 MB may come."""
+    monkeypatch.setattr(video, "MAX_FILE_BYTES", 1000)
+    answers = [anybody.post("/api/video/upload", files=film("clip.mp4", clip[:size])) for size in (1001,)]
+    monkeypatch.setattr(video, "FORM_OVERHEAD_BYTES", 0)
+    answers.append(anybody.post("/api/video/upload", files=film("clip.mp4", clip)))
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(400, 20004)] * 2
+
+
+def test_what_cannot_be_done_has_the_nearest_code(studio: Spoken, clip: bytes) -> None:
+    """Regions that are none, a film that never came, one that is done already, a user whose other task runs."""
+    with browser(studio) as ann:
+        draft = ann.post("/api/tasks/create", json={"task_type": "watermark_removal"}).json()["data"]["task_id"]
+        assert ann.get(f"/api/video/task/{draft}/frames").json()["code"] == 20008
+        task_id = post(ann, "upload", files=film("gate-busy.mp4", clip))["task_uuid"]
+        regions = [{"x": 1, "y": 1, "width": 9, "height": 9}]
+        path = f"/api/video/task/{task_id}/select-regions"
+        assert ann.post(path, json={"regions": "all"}).json()["code"] == 20015
+        post(ann, f"task/{task_id}/select-regions", json={"regions": regions})
+        busy = ann.post(path, json={"regions": regions})
+        assert (busy.status_code, busy.json()["message"]) == (429, "请等待当前任务完成")
+        studio.gate("gate-busy.mp4").open()
+        studio.ended(task_id)
+        assert ann.post(path, json={"regions": regions}).json()["code"] == 20015
+        assert ann.get(path).json()["code"] == 20021
 
 
 def test_a_real_film_loses_its_watermark(tmp_path: Path) -> None:

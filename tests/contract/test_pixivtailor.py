@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from httpx2.websockets import HTTPXWSException
+from wsproto.utilities import LocalProtocolError
 
 from runner.dialects import pixivtailor
+from runner.dialects.pixivtailor import words
 from runner.dialects.pixivtailor.socket import SocketEndpoint
 from runner.task import Status, Task
 from tests.contract.conftest import Row, Spoken, rows, speaking
@@ -123,7 +126,7 @@ def running(spoken: Spoken, query: str) -> str:
 
 def whole(spoken: Spoken, task_id: str) -> str:
     """The whole id."""
-    return spoken.service.resolve(task_id).id
+    return spoken.service.resolve(task_id[:8]).id
 
 
 def ended(spoken: Spoken, task_id: str) -> Task:
@@ -454,6 +457,55 @@ def test_who_sends_nonsense_is_sent_away(gallery: Spoken) -> None:
     with Socket.open(gallery.own["pixivtailor"], "/ws") as socket:
         socket.send_text("{")
         assert socket.close_code() == 1007
+
+
+def test_who_unsubscribes_is_told_of_nothing_but_what_is_for_all(gallery: Spoken, known: dict[str, str]) -> None:
+    """Not of everything again."""
+    with Socket.open(gallery.own["pixivtailor"], "/ws") as socket:
+        for kind in ("subscribe_task", "unsubscribe_task"):
+            socket.send({"type": kind, "task_id": known["done"]})
+        ended(gallery, crawl(gallery, "cats"))
+        gallery.service.events.flush()
+        socket.send({"type": "ping"})
+        seen = socket.until(lambda message: message["type"] == "pong")
+        assert {message["task_id"] for message in seen if "task_id" in message} <= {known["done"]}
+        assert any(message["type"] == "global_log" for message in seen)
+
+
+def test_who_floods_or_sends_bytes_is_sent_away(gallery: Spoken) -> None:
+    """1008, 1003."""
+    with Socket.open(gallery.own["pixivtailor"], "/ws") as socket:
+        with suppress(HTTPXWSException, LocalProtocolError):
+            for _ in range(400):
+                socket.send({"type": "ping"})
+        assert socket.close_code() == 1008
+    with Socket.open(gallery.own["pixivtailor"], "/ws") as socket:
+        socket.send_bytes(b"ping")
+        assert socket.close_code() == 1003
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"fur": 0.5}, [{"name": "fur", "weight": 0.5}]),
+        ("fur:0.5", [{"name": "fur", "weight": 0.5}]),
+        (["<lora:fur:nan>", "", {"name": "ink"}, {}], [{"name": "fur", "weight": 1.0}, {"name": "ink", "weight": 1.0}]),
+        ("fur", [{"name": "fur", "weight": 1.0}]),
+    ],
+)
+def test_loras_are_read_however_they_are_written(said: Any, read: list[dict[str, Any]]) -> None:
+    """A table, a text, a tag of a prompt, a list."""
+    assert words.read_loras(said) == read
+
+
+def test_what_waits_goes_on_waiting_and_a_draft_begins(gallery: Spoken) -> None:
+    """A start is no fault then."""
+    draft = gallery.submit("crawl", payload={"type": "tag"}, draft=True)
+    assert post(gallery, "task/start", task_id=draft.id)["task_id"] == draft.id[:8]
+    waiting = gallery.submit("crawl", payload={"type": "tag"}, delay="1h")
+    assert post(gallery, "task/start", task_id=waiting.id)["status"] == "pending"
+    post(gallery, "cancel", task_id=waiting.id)
+    assert ended(gallery, draft.id).status is Status.COMPLETED
 
 
 def test_who_says_nothing_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

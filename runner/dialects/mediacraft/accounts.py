@@ -81,9 +81,8 @@ class Accounts:
     def log_in(self, username: str, password: str) -> Account | None:
         """The account, if that is its password. It takes as long where there is no such account."""
         account = self.find(username)
-        if not self._is_right(password, self._any_password() if account is None else account.password):
-            return None
-        if account is None:
+        is_right = self._is_right(password, self._any_password() if account is None else account.password)
+        if account is None or not is_right:
             return None
         with self._changing:
             account = account.model_copy(update={"last_login": self._clock()})

@@ -17,7 +17,7 @@ from runner.dialects.mediacraft.studio import ENDED_BADLY, Studio
 from runner.dialects.mediacraft.tasks import MAX_BODY_BYTES, send_result
 from runner.dialects.mediacraft.visitors import NOBODY
 from runner.dialects.mediacraft.words import MERGE, WATERMARK, Clip, Notes, clips_of
-from runner.errors import RunnerError, TypeMismatch
+from runner.errors import IllegalTransition, InvalidSubmission, LimitReached, RunnerError, Unavailable
 from runner.ffmpeg import FfmpegError, Media
 from runner.service import Service
 from runner.task import DRAFT, Task
@@ -279,14 +279,16 @@ class MergeEndpoints(_Endpoints):
 
 @contextmanager
 def _told_as(mine: int, theirs: int) -> Iterator[None]:
-    """What is refused inside has the code `mine` if the request is at fault, and `theirs` if the runner cannot."""
+    """What is refused inside has the code `mine` if the request is at fault, and `theirs` if the runner is. What only
+    cannot be done now is told as everywhere."""
     try:
         yield
-    except TypeMismatch as error:
+    except (Unavailable, LimitReached):
+        raise
+    except (InvalidSubmission, IllegalTransition) as error:
         raise LegacyFault(mine, str(error)) from error
     except RunnerError as error:
-        is_fault = hasattr(error, "problems")
-        raise LegacyFault(mine if is_fault else theirs, str(error), 400 if is_fault else 500) from error
+        raise LegacyFault(theirs, str(error), 500) from error
     except HttpProblem as problem:
         if isinstance(problem, LegacyFault) or problem.status_code == 429:
             raise
