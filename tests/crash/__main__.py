@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from tests.crash import disk, drops, inject, kill, orphans, owners, power, strace, victim
+from tests.crash import disk, drops, inject, kill, model, orphans, owners, power, strace, victim
 from tests.crash.faulty import Fault
 
 
@@ -127,6 +127,12 @@ SUITES = {
         orphans.Sabotage,
         {"rounds": 20},
         add_options=_add_kind,
+    ),
+    "model": Suite(
+        "compare the service with a dictionary",
+        lambda root, options: model.run_examples(root, options.examples, options.steps, options.sabotage),
+        model.Sabotage,
+        {"examples": 500, "steps": 50},
     ),
 }
 
