@@ -116,7 +116,8 @@ def read_policy(section: Mapping[str, Any] | None) -> Policy:
 
 
 def check_url(url: str | httpx2.URL, policy: Policy | None = None) -> httpx2.URL:
-    """The URL, if it may be called as far as its text tells: http or https, no user name in it, a host of the policy.
+    """The URL, if it may be called as far as its text tells: http or https, no user name in it, a host of the policy
+    or an address that it allows.
 
     Where the host's name leads to is checked when it is connected to. Raises `UrlNotAllowed`.
     """
@@ -134,6 +135,9 @@ def check_url(url: str | httpx2.URL, policy: Policy | None = None) -> httpx2.URL
         raise UrlNotAllowed(f"{parsed.port} is no port")
     if policy and policy.hosts and not any(_is_named(_host(parsed), pattern) for pattern in policy.hosts):
         raise UrlNotAllowed(f"{parsed.host} is not among the hosts that may be called")
+    if policy:
+        with contextlib.suppress(ValueError):  # a name
+            check_address(parsed.host, policy)
     return parsed
 
 

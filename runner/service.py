@@ -126,7 +126,7 @@ class Service:
             config.queues,
             self.store.layout,
             self.dispatcher,
-            lambda metadata: webhooks.problems_of(metadata, config.webhooks),
+            lambda metadata: webhooks.problems_of(metadata, config.webhooks, _outbound(config)),
             self.quota,
         )
         self.door = Door(self.store, self._admission, self.dispatcher, clock)
@@ -504,6 +504,12 @@ class Service:
             "cancelled": by_status.get(Status.CANCELLED, 0),
             "drafts": by_status.get(Status.CREATED, 0) + by_status.get(Status.UPLOADED, 0),
         }
+
+
+def _outbound(config: Config) -> Mapping[str, Any] | None:
+    """Whom webhooks may be sent to."""
+    sender = config.handlers.get(webhooks.HANDLER)
+    return sender.config.get("outbound") if sender else None
 
 
 def check_version(task: Task, versions: Versions) -> Task:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from runner.dialects.dialect import Dialect
 from runner.errors import Duplicate, IllegalTransition, NotFound
+from runner.rpc.health import service_health
 from runner.service import Service
 from runner.task import Status, Task
 from runner.web.app import PREFIX, Site
@@ -172,7 +173,7 @@ class TaskflowSystem:
     async def health(self, _request: Request) -> Response:
         """`GET /health`. What Redis was to TaskFlow is the store here."""
         health = await in_thread(self._service.health)
-        services = {"redis": "; ".join(health.reasons) or "healthy"}
+        services = {"redis": "; ".join(health.reasons) or "healthy", **service_health(self._service.config)}
         status = "healthy" if health.ready else "unhealthy"
         document = {"status": status, "timestamp": datetime.now(UTC), "services": services}
         return _json(document, 200 if health.ready else 503)

@@ -114,5 +114,6 @@ def _model(name: str, fields: dict[str, Any], extra: typing.Literal["allow", "fo
 def _problems(error: ValidationError) -> Iterator[Problem]:
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         steps = (str(step).replace("~", "~0").replace("/", "~1") for step in fault["loc"])
-        message = "unknown parameter" if fault["type"] == "extra_forbidden" else fault["msg"]
+        said = fault["msg"].removeprefix("Value error, ")
+        message = "unknown parameter" if fault["type"] == "extra_forbidden" else said
         yield Problem("/".join(("/payload", *steps)), message)

@@ -23,7 +23,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from runner.config import WebhooksConfig
-from runner.errors import KeyConflict, LimitReached, Problem, RunnerError, Unavailable, UrlNotAllowed
+from runner.errors import ConfigError, KeyConflict, LimitReached, Problem, RunnerError, Unavailable, UrlNotAllowed
 from runner.intake.admission import Origin, Submission
 from runner.store import Store, TaskQuery, Transition
 from runner.store.committer import Done, Ticket
@@ -93,14 +93,17 @@ def addresses_of(task: Task, config: WebhooksConfig) -> list[str]:
     return list(dict.fromkeys(url for url in wanted if url))
 
 
-def problems_of(metadata: Mapping[str, str], config: WebhooksConfig) -> Iterator[Problem]:
-    """What is wrong with the address in a submission's metadata, as far as its text tells."""
+def problems_of(
+    metadata: Mapping[str, str], config: WebhooksConfig, outbound: Mapping[str, Any] | None = None
+) -> Iterator[Problem]:
+    """What is wrong with the address in a submission's metadata, as far as its text tells; `outbound` is the policy in
+    the configuration of what delivers."""
     if config.enabled and config.from_metadata and (url := metadata.get(METADATA)):
-        from runner.outbound import check_url  # brings a client for HTTP along, which most submissions do not need
+        from runner.outbound import check_url, read_policy  # they bring a client along, which few submissions need
 
         try:
-            check_url(url)
-        except UrlNotAllowed as error:
+            check_url(url, read_policy(outbound))
+        except (UrlNotAllowed, ConfigError) as error:
             yield Problem(f"/metadata/{METADATA}", str(error))
 
 

@@ -266,9 +266,9 @@ class Service:
         try:
             said = answer.result()
         except grpc.RpcError as error:
-            self.health = Health(False, _describe(error), now)
+            self.health = Health(False, f"unhealthy: {_describe(error)}", now)
         except grpc.FutureCancelledError:  # the channel was closed
-            self.health = Health(False, "hung up", now)
+            self.health = Health(False, "unhealthy: hung up", now)
         else:
             word = pb.HealthStatus.Name(said.status) if said.status in pb.HealthStatus.values() else str(said.status)
             word = word.removeprefix("HEALTH_STATUS_").lower()
@@ -281,7 +281,7 @@ class Service:
         Raises `Fail`, `Retry`, and `Cancelled`, after the service was told, when the attempt is to stop.
         """
         if not self.health.healthy:
-            raise Retry(None, f"service {self.name} is not healthy: {self.health.message}", "service_unhealthy")
+            raise Retry(None, f"service {self.name} is {self.health.message}", "service_unhealthy")
         timeout = order.timeout_seconds or self._timeout
         request = make_request(ctx, order, timeout)
         for delay in [*[self._retry_delay] * self._max_retries, None]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from runner.errors import NotFound
 from runner.handlers import Handler, LoadFailure
+from runner.rpc.health import service_health
 from runner.service import GcMode, Health, Service
 from runner.web.crossing import in_thread
 from runner.web.door import Caller, caller_of, require_admin
@@ -74,7 +75,7 @@ class SystemEndpoints:
         """`GET /health`: whether all is well, with details."""
         health = await self._health(request)
         status = "healthy" if health.ready else "unhealthy"
-        services = {"store": "; ".join(health.reasons) or "healthy"}
+        services = {"store": "; ".join(health.reasons) or "healthy", **self._services(request)}
         document = {"status": status, "timestamp": datetime.now(UTC), "services": services, "details": health.details}
         return _json(document, 200 if health.ready else 503)
 
@@ -94,6 +95,10 @@ class SystemEndpoints:
         """The runner's health; its details are for its admin."""
         health = await in_thread(self._service.health)
         return health if caller_of(request).is_admin else replace(health, details={})
+
+    def _services(self, request: Request) -> dict[str, str]:
+        """How the services are that tasks are handed on to; what they say of themselves is for the runner's admin."""
+        return service_health(self._service.config) if caller_of(request).is_admin else {}
 
     def _describe_handlers(self, caller: Caller) -> dict[str, Any]:
         handlers = self._service.handlers
