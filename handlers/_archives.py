@@ -165,9 +165,10 @@ class Unpacking:
         if self._files_left < 0:
             raise refuse(f"it holds more than {self._limits.max_files:,} files")
         path = PurePosixPath(name)
-        unfit = path.is_absolute() or ".." in path.parts or len(path.parts) > MAX_DEPTH or ODD.search(name)
-        if unfit or len(name) > MAX_NAME_CHARACTERS:
-            raise refuse(f"{name[:80]!r} is no name of a file inside of it")
+        if path.is_absolute() or ".." in path.parts:
+            raise refuse(f"{name[:80]!r} leads out of it")
+        if len(path.parts) > MAX_DEPTH or len(name) > MAX_NAME_CHARACTERS or ODD.search(name):
+            raise refuse(f"{name[:80]!r} is too long, too deep or too odd a name")
         return path
 
     def _write(self, name: PurePosixPath, source: Readable, spend: Callable[[int], None]) -> None:

@@ -98,7 +98,7 @@ class CodeIndex:
         """There is a file of that content, which is known."""
         self._data.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (path, digest))
 
-    def add(self, path: str, digest: str, pieces: Iterable[Piece], vectors: "Numbers") -> None:
+    def add(self, path: str, digest: str, pieces: Iterable[Piece], vectors: "Iterable[Numbers]") -> None:
         """There is a file of that content, which is made of these pieces; all of it or nothing."""
         rows = [
             (digest, number, *piece, vector.astype("<f4").tobytes())

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -24,11 +24,15 @@ from ._keeping import link_or_copy
 from ._minilm import Encoder, find_model
 from ._settings import Settings, read_settings
 
+if TYPE_CHECKING:
+    from ._minilm import Numbers
+
 SKIPPED_FOLDERS = {"__MACOSX", "__pycache__", "build", "dist", "node_modules", "site-packages", "target", "venv"}
 BINARY_BYTES = 8192
 MAX_LINE_CHARACTERS = 1000
 SHOWN_CHARACTERS = 500
 TELL_SECONDS = 0.25
+PIECES_AT_ONCE = 16
 TOP_LEVEL = re.compile(r"[^\s)\]}#]")
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -155,6 +159,13 @@ def is_source(path: Path, max_bytes: int) -> bool:
         return False
 
 
+class Share(NamedTuple):
+    """Which of how many files it is."""
+
+    number: int
+    total: int
+
+
 class Update:
     """Brings an index up to date, and tells how each file fares."""
 
@@ -177,8 +188,7 @@ class Update:
         self._list(work, [path for path in gone if path not in moved.values()])
         todo = [name for name, operate in work.items() if operate]
         for number, name in enumerate(todo):
-            self._ctx.progress(5 + 90 * number / len(todo), f"{number} of {len(todo)} files: {name}", stage="embedding")
-            self._embed(name, texts[name], now[name])
+            self._embed(name, texts[name], now[name], Share(number, len(todo)))
         self._index.remove(gone)
         self._index.clean()
         self._finish()
@@ -194,7 +204,8 @@ class Update:
         self._states |= {path: FileState(path=path, operate="delete") for path in gone}
         self._ctx.files(list(self._states.values()))
 
-    def _embed(self, name: str, path: Path, digest: str) -> None:
+    def _embed(self, name: str, path: Path, digest: str, share: Share) -> None:
+        self._show(name, share, 0.0)
         self._tell(name, "processing")
         if self._index.knows(digest):
             self._index.put(name, digest)
@@ -207,8 +218,18 @@ class Update:
             return self._tell(name, "failed")
         # The path says much of what a file is about.
         texts = [HUMP.sub(" ", f"{name}\n{piece.text}") for piece in pieces]
-        self._index.add(name, digest, pieces, self._encoder.encode(texts, self._ctx.check))
+        vectors = [vector for some in self._encode(name, texts, share) for vector in some]
+        self._index.add(name, digest, pieces, vectors)
         return self._tell(name, "completed")
+
+    def _encode(self, name: str, texts: Sequence[str], share: Share) -> Iterator["Numbers"]:
+        for start in range(0, len(texts), PIECES_AT_ONCE):
+            self._show(name, share, start / len(texts))
+            yield self._encoder.encode(texts[start : start + PIECES_AT_ONCE], self._ctx.check)
+
+    def _show(self, name: str, share: Share, done: float) -> None:
+        text = f"{share.number} of {share.total} files: {name}"
+        self._ctx.progress(5 + 90 * (share.number + done) / share.total, text, stage="embedding")
 
     def _tell(self, name: str, status: str) -> None:
         self._states[name] = self._states[name].model_copy(update={"status": status})
