@@ -80,8 +80,10 @@ Headers = Annotated[dict[str, str], Field(max_length=50), AfterValidator(require
 
 class CallSettings(Settings):
     """`secrets` sign, each one: with two of them receivers can change over. `headers`: by host, what it is sent beside
-    what a task says. `outbound`: a policy for calls to other servers."""
+    what a task says. Both are for tasks of `trusted_users` only: nobody else speaks in the operator's name.
+    `outbound`: a policy for calls to other servers."""
 
+    trusted_users: tuple[str, ...] = ("local",)
     secrets: Annotated[tuple[str, ...], AfterValidator(require_secrets)] = ()
     headers: dict[str, Headers] = Field(default={})
     outbound: dict[str, Any] = Field(default={})
@@ -127,7 +129,11 @@ def http_call(  # noqa: PLR0913 - each is a field of the form
     from runner.outbound import Redirects, call, open_client, read_policy
 
     settings = read_settings(ctx, CallSettings)
-    parcel = pack(ctx, json, {**headers, **settings.headers.get(host_of(url), {})})
+    is_trusted = ctx.task.user_id in settings.trusted_users
+    parcel = pack(ctx, json, {**headers, **(settings.headers.get(host_of(url), {}) if is_trusted else {})})
+    if sign and not is_trusted:
+        text = f"tasks of {ctx.task.user_id} are not signed: handlers.http_call.config.trusted_users"
+        raise Fail(text, code="not_trusted")
     if sign:
         signed = signature_of(parcel, settings.secrets, message_id or ctx.task.id, int(time.time()))
         parcel = parcel._replace(headers=parcel.headers | signed)

@@ -147,7 +147,12 @@ class Webhooks:
 
     def run(self) -> None:
         """Hands in until `close`; the thread's body."""
-        self._catch_up()
+        try:
+            self._catch_up()
+        except Unavailable as error:
+            # Nothing can be made durable either; the mark stays, and the next start looks again.
+            _log.error("webhooks are not sent until the runner is restarted: %s", error)
+            return
         goes_on = True
         while goes_on:
             batch, goes_on = self._next_batch()

@@ -50,6 +50,7 @@ class Attempt:
     inputs: tuple[Path, ...]
     filename: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    user: str = "local"
     on_progress: Callable[["Attempt"], None] = lambda attempt: None
     number: int = 1
     said: list[Progress] = field(default_factory=list)
@@ -67,7 +68,7 @@ class Attempt:
         return Task(
             id="00000000-0000-4000-8000-000000000000",
             type=self.type,
-            user_id="local",
+            user_id=self.user,
             status=Status.PROCESSING,
             original_filename=self.filename,
             attempt=self.number,

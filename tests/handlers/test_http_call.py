@@ -148,6 +148,19 @@ def test_headers_of_the_configuration_go_to_their_host_only(site: Site, tmp_path
     assert "x-other" not in asked.headers
 
 
+def test_only_trusted_users_speak_in_the_operators_name(site: Site, tmp_path: Path) -> None:
+    """Others get neither signatures nor the headers of the configuration, and keep their own."""
+    config = {**HERE, "secrets": [SECRET], "headers": {"127.0.0.1": {"Authorization": "Bearer t"}}}
+    stranger = Attempt(tmp_path, "http_call", (), config=config, user="ann")
+
+    stranger.run(url=site.url(), headers={"X-Mine": "1"})
+    assert "authorization" not in site.asked[0].headers
+    with pytest.raises(Fail) as caught:
+        stranger.run(url=site.url(), sign=True)
+    assert caught.value.code == "not_trusted"
+    assert len(site.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "expected", "after"),
     [
