@@ -103,8 +103,11 @@ _Untold = _Said | Transition | threading.Event
 class Watcher:
     """One listener's bounded queue. Read it from one thread with `get`, or from one coroutine with `receive`.
 
-    `was_reset` says that the queue overflowed: the watcher is then closed, and what it missed is in the history.
+    `was_reset` says that the queue overflowed: the watcher is then closed, and what it missed is in the history. There
+    may be thousands, nearly all of them read by coroutines, so what a thread needs to wait is made when one comes.
     """
+
+    __slots__ = ("_changed", "_closed", "_events", "_lock", "_queue", "_waiting", "task_ids", "user_id", "was_reset")
 
     def __init__(self, events: Events, task_ids: frozenset[str] | None, user_id: str | None) -> None:
         self.task_ids = task_ids
@@ -112,7 +115,8 @@ class Watcher:
         self.was_reset = False
         self._events = events
         self._queue: deque[Event] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed: threading.Condition | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -123,21 +127,22 @@ class Watcher:
 
     def get(self, timeout_seconds: float | None = None) -> Event | None:
         """The next event, or None after `timeout_seconds` or when the watcher is closed and empty. Blocks."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed, timeout_seconds)
+        with self._lock:
+            changed = self._changed = self._changed or threading.Condition(self._lock)
+            changed.wait_for(lambda: self._queue or self._closed, timeout_seconds)
             return self._queue.popleft() if self._queue else None
 
     async def receive(self, timeout_seconds: float | None = None) -> Event | None:
         """The same for a coroutine."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self._changed:
+        with self._lock:
             if self._queue:
                 return self._queue.popleft()
             if self._closed:
                 return None
             self._waiting = waiting
         await asyncio.wait((waiting,), timeout=timeout_seconds)
-        with self._changed:
+        with self._lock:
             return self._queue.popleft() if self._queue else None
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -148,7 +153,7 @@ class Watcher:
         """Queues `event` if it is wanted; returns a future to be resolved in its own loop. Never blocks for long."""
         if not self._wants(event):
             return None
-        with self._changed:
+        with self._lock:
             if len(self._queue) < WATCHER_CAPACITY:
                 self._queue.append(event)
                 return self._wake()
@@ -156,7 +161,7 @@ class Watcher:
 
     def reset(self) -> asyncio.Future[None] | None:
         """Too much has happened: drops what is queued and closes. Returns as `offer`."""
-        with self._changed:
+        with self._lock:
             self._queue.clear()
             self.was_reset = self._closed = True
             return self._wake()
@@ -164,7 +169,7 @@ class Watcher:
     def close(self) -> None:
         """Nothing more is offered; what is queued can still be read. Any thread, any number of times."""
         self._events.unsubscribe(self)
-        with self._changed:
+        with self._lock:
             self._closed = True
             waiting = self._wake()
         if waiting is not None:
@@ -180,7 +185,8 @@ class Watcher:
         return not self._closed and self.user_id in (None, event.user_id)
 
     def _wake(self) -> asyncio.Future[None] | None:
-        self._changed.notify_all()
+        if self._changed is not None:
+            self._changed.notify_all()
         waiting, self._waiting = self._waiting, None
         return waiting
 

@@ -7,6 +7,7 @@ with its last id and misses nothing. Nothing here holds a thread while it waits.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +27,7 @@ from runner.web.parameters import read_place, task_id_of
 
 HEARTBEAT_SECONDS: Final = 15.0
 EVENTS_AT_ONCE: Final = 256
+CHARACTERS_AT_ONCE: Final = 64 * 1024
 HEARTBEAT: Final = b": nothing new\n\n"
 SSE_HEADERS: Final = {"Cache-Control": "no-cache", "Connection": "keep-alive", "X-Accel-Buffering": "no"}
 
@@ -64,7 +66,11 @@ class StreamEndpoints:
 
 
 class WatchedStream(StreamingResponse):
-    """What `render` makes of what a watcher is told. It watches for exactly as long as it is sent."""
+    """What `render` makes of what a watcher is told. It watches for exactly as long as it is sent.
+
+    A client that goes closes the watcher, by which the stream ends: that takes a third of the memory of the group of
+    tasks that Starlette has for it, and there may be very many streams.
+    """
 
     def __init__(self, subscribe: Callable[[], Watcher], render: Callable[[Watcher], AsyncIterator[bytes]]) -> None:
         self._subscribe = subscribe
@@ -75,7 +81,17 @@ class WatchedStream(StreamingResponse):
         """Sends it."""
         with self._subscribe() as watcher:
             self.body_iterator = self._render(watcher)
-            await super().__call__(scope, receive, send)
+            leaving = asyncio.create_task(_close_when_left(receive, watcher))
+            try:
+                await self.stream_response(send)
+            finally:
+                leaving.cancel()
+
+
+async def _close_when_left(receive: Receive, watcher: Watcher) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    watcher.close()
 
 
 class Told(NamedTuple):
@@ -108,6 +124,8 @@ async def tell_task(
         while batch := await in_thread(_take, said):
             seen = batch[-1].number
             yield [told for event in batch for told in _told(event)]
+            if watcher.is_closed:
+                return
     if task.is_terminal:
         yield [_done(task.id, task.status)]
         return
@@ -184,4 +202,11 @@ async def _lines(said: Iterator[Event]) -> AsyncIterator[bytes]:
 
 
 def _take(said: Iterator[Event]) -> list[Event]:
-    return list(itertools.islice(said, EVENTS_AT_ONCE))
+    """The next events: a client that does not read holds no more of them than these in memory."""
+    batch, size = [], 0
+    for event in itertools.islice(said, EVENTS_AT_ONCE):
+        batch.append(event)
+        size += len(event.data.get("message", ""))
+        if size >= CHARACTERS_AT_ONCE:
+            break
+    return batch

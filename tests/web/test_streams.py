@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from runner.events import Event, Kind
 from runner.web import streams
 from tests.web.conftest import Served
 from tests.web.test_tasks import TASKS, finished, submit
@@ -119,3 +121,13 @@ def test_a_client_that_falls_behind_is_reset(served: Served, tmp_path: Path) -> 
         last = [event.event for event in events][-1]
     gate.touch()
     assert last == "reset"
+
+
+def test_little_of_a_large_log_is_in_memory_for_one_client() -> None:
+    """However long the lines are; at least one at a time, so that it goes on."""
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    said = (Event(number, "t", "", Kind.LOG, at, {"message": "x" * 30_000}) for number in range(1, 8))
+    sizes = []
+    while batch := streams._take(said):
+        sizes.append(len(batch))
+    assert sizes == [3, 3, 1]
