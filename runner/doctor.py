@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,8 +35,6 @@ FEWEST_INSTANCES: Final = 4
 INOTIFY: Final = Path("/proc/sys/fs/inotify")
 VOLATILE: Final = frozenset(("tmpfs", "ramfs"))
 
-Look = Callable[[], Iterator[Finding]]
-
 
 @dataclass(frozen=True, slots=True)
 class Mended:
@@ -47,9 +45,10 @@ class Mended:
 
 
 class Doctor:
-    """Examines the data directory of a configuration. `exists`: whether its owner, if there is one, knows a task."""
+    """Examines the data directory of a configuration. `exists`: whether its owner knows a task; None: there is no
+    owner, or none that answers."""
 
-    def __init__(self, config: Config, exists: Exists = lambda task_id: False) -> None:
+    def __init__(self, config: Config, exists: Exists | None = None) -> None:
         self._config = config
         self._exists = exists
         self._files = Files()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 from urllib.parse import quote
 
 from runner.errors import CorruptRecord, FormatError
@@ -29,6 +31,8 @@ from runner.store.users import User, read_user
 from runner.task import Status, Task, from_json
 
 Exists = Callable[[str], bool]
+LOOKS: Final = 3
+YOUNG_SECONDS: Final = 3600.0
 
 
 @dataclass(slots=True)
@@ -42,10 +46,10 @@ class _Journal:
 
 
 class Checkup:
-    """Looks once, by `run`. `exists` says whether the owner knows a task; without an owner nobody knows more than is on
-    the disk."""
+    """Looks once, by `run`. `exists` says whether the owner knows a task; None: there is none, and nobody knows more
+    than is on the disk."""
 
-    def __init__(self, files: Files, layout: Layout, exists: Exists = lambda task_id: False) -> None:
+    def __init__(self, files: Files, layout: Layout, exists: Exists | None = None) -> None:
         self._files = files
         self._layout = layout
         self._exists = exists
@@ -213,7 +217,8 @@ class Checkup:
             return
         needed = task.output_files if task.is_terminal else task.input_files
         missing = [path for path in needed if not os.path.exists(self._layout.absolute(path))]
-        if missing:
+        # Whoever removes a task removes its file first.
+        if missing and os.path.lexists(self._layout.task(task.id)):
             self._without_files.append(f"{task.id} ({missing[0]})")
 
     def _check_files_of_tasks(self) -> Finding:
@@ -225,23 +230,41 @@ class Checkup:
     # The index
 
     def _check_index(self) -> Finding:
+        if not os.path.lexists(self._layout.index):
+            return Finding("index", True, "not there; the next start makes it from the files")
         try:
-            rows = _read_rows(self._layout.index) if os.path.lexists(self._layout.index) else None
+            wrong = self._compare_index()
         except sqlite3.Error as error:
             return self._bad_index(f"it cannot be read: {error}", ())
-        if rows is None:
-            return Finding("index", True, "not there; the next start makes it from the files")
-        wrong = tuple(self._differing(rows))
         if wrong:
             return self._bad_index(listed("tasks are not in it as in their files", wrong), wrong)
-        return Finding("index", True, f"as the files: {len(rows)} rows")
+        return Finding("index", True, "as the files")
 
-    def _differing(self, rows: Mapping[str, str]) -> Iterator[str]:
+    def _compare_index(self) -> tuple[str, ...]:
+        wrong = self._differing(_read_rows(self._layout.index))
+        for _ in range(LOOKS):
+            if wrong:
+                # A file and its row are read at two moments, and there may be much between them.
+                self._read_again(wrong)
+                wrong = tuple(set(wrong).intersection(self._differing(_read_rows(self._layout.index))))
+        return tuple(sorted(wrong))
+
+    def _differing(self, rows: Mapping[str, str]) -> tuple[str, ...]:
         self._read_journal()  # what changed while the files were read is in flight, too
         spoken_of = self._journal.tasks | (self._named - self._statuses.keys())
-        for task_id in sorted(rows.keys() | self._statuses.keys()):
-            if task_id not in spoken_of and rows.get(task_id) != self._statuses.get(task_id):
-                yield task_id
+        return tuple(
+            task_id
+            for task_id in sorted(rows.keys() | self._statuses.keys())
+            if task_id not in spoken_of and rows.get(task_id) != self._statuses.get(task_id)
+        )
+
+    def _read_again(self, ids: Collection[str]) -> None:
+        for task_id in ids:
+            self._statuses.pop(task_id, None)
+            if os.path.lexists(self._layout.task(task_id)):
+                self._judge_task(f"{task_id}.json")
+            else:
+                self._named.discard(task_id)
 
     def _bad_index(self, text: str, items: tuple[str, ...]) -> Finding:
         return Finding("index", False, text, items, "make it anew from the files", self._remove_index)
@@ -293,9 +316,19 @@ class Checkup:
 
     def _orphans(self) -> Iterator[tuple[str, str]]:
         for path, task_id in self._belongings():
-            if task_id in self._named or task_id in self._journal.tasks or self._exists(task_id):
+            if task_id in self._named or task_id in self._journal.tasks or self._is_owners(path, task_id):
                 continue
             yield path, f"there is no task {task_id}"
+
+    def _is_owners(self, path: str, task_id: str) -> bool:
+        """Whether the owner has use for it, or may have in a moment: files are brought in before their task is made."""
+        if self._exists is None:
+            return False
+        try:
+            age = time.time() - os.lstat(path).st_mtime
+        except FileNotFoundError:
+            return True
+        return age < YOUNG_SECONDS or self._exists(task_id)
 
     def _belongings(self) -> Iterator[tuple[str, str]]:
         """What is named for a task, and the task's id."""

@@ -86,6 +86,7 @@ def test_a_repair_mends_what_it_can_and_deletes_nothing(cli: Command, project: P
 def test_nothing_is_mended_under_a_running_owner(cli: Command, serving: Serving, project: Path) -> None:
     """It is refused and says who is in the way; looking is allowed."""
     (project / "data" / "uploads" / "ann" / "nobody").mkdir(parents=True)
+    os.utime(project / "data" / "uploads" / "ann" / "nobody", (0, 0))
     refused = cli("doctor", "--repair")
     assert (refused.code, "nothing is mended while it runs" in refused.err) == (4, True)
     assert wrong(cli("doctor", "--json").json) == {"orphans": "move them to trash/"}

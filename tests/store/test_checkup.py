@@ -32,7 +32,7 @@ def sound(stores: Stores, data: Path) -> Layout:
     return Layout(data)
 
 
-def ill(layout: Layout, files: Files | None = None, exists: Callable[[str], bool] = lambda _: False) -> list[Finding]:
+def ill(layout: Layout, files: Files | None = None, exists: Callable[[str], bool] | None = None) -> list[Finding]:
     """What is not well."""
     return [one for one in Checkup(files or Files(), layout, exists).run() if not one.is_well]
 
@@ -141,8 +141,12 @@ def test_a_task_without_its_file_is_told(sound: Layout) -> None:
 
 def test_what_the_owner_knows_is_no_orphan(sound: Layout) -> None:
     """It is asked before anything is called so."""
-    Path(sound.data, "uploads/u/new").mkdir()
+    upload = Path(sound.data, "uploads/u/new")
+    upload.mkdir()
     assert [one.check for one in ill(sound)] == ["orphans"]
+    assert ill(sound, exists=lambda task_id: False) == []  # it may be on its way
+    os.utime(upload, (0, 0))
+    assert [one.check for one in ill(sound, exists=lambda task_id: False)] == ["orphans"]
     assert ill(sound, exists=lambda task_id: task_id == "new") == []
 
 
