@@ -140,6 +140,7 @@ class Service:
         self._retries = Retries()
         self._bulk = Bulk(self.store, clock)
         self._timetable = Timetable()
+        self.dispatcher.clock_went_back = self._timetable.begin_anew
         self._schedules = Schedules(
             config.schedules, self.store.files, f"{self.store.layout.data}/schedules.json", self.door.submit, clock
         )
@@ -438,7 +439,7 @@ class Service:
         self.handlers.watch(self._handlers_changed)
         self._timetable.start()
         self._schedules.open(self._timetable)
-        self._timetable.every(self.config.retention.interval, "cleanup", self._cleanup.run_once)
+        self._timetable.every(self.config.retention.interval, "cleanup", self._cleanup.run_by_itself)
         self._timetable.every(LOOK_SECONDS, "vanished", self._vanished.run_once)
 
     def _start_webhooks(self) -> None:

@@ -265,8 +265,12 @@ def _copy(record: R, changes: dict[str, Any]) -> R:
 
 
 def _change(task: Task, now: datetime, **changes: Any) -> Task:
+    # A clock that was set back must not make a task look old: what ended long ago is removed.
+    latest = max(now, task.updated_at)
     changes["version"] = task.version + 1
-    changes["updated_at"] = now
+    changes["updated_at"] = latest
+    if changes.get("completed_at") is not None:
+        changes["completed_at"] = latest
     return _copy(task, changes)
 
 

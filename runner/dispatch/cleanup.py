@@ -6,7 +6,9 @@ settings, in general. None stays for ever. After that the oldest go until the st
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,7 +23,11 @@ from runner.store.rows import microseconds
 from runner.task import DRAFT
 
 SLICE = 500
+JUMP = timedelta(minutes=5)
+"""A clock that is further ahead than time has passed has jumped."""
+BELIEVED_AFTER_SECONDS = 86_400.0
 _BEGINNING = (0, 0)
+_log = logging.getLogger(__name__)
 
 RuleOfType = Callable[[str], RetentionRule | None]
 
@@ -56,18 +62,67 @@ class GcReport:
         return sum(one.bytes for one in self.removed)
 
 
+def uptime_seconds() -> float:
+    """How long the machine is up, its sleep counted where the system says that."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class SteadyClock:
+    """A clock that believes another one when that goes back, and when it has been ahead for a day.
+
+    A clock that jumps ahead, perhaps to be set right in a moment, would make everything look old. Not thread-safe.
+    """
+
+    def __init__(self, clock: Clock, uptime: Callable[[], float]) -> None:
+        self._clock = clock
+        self._uptime = uptime
+        self._last, self._last_up = clock(), uptime()
+        self._ahead_since: float | None = None
+
+    def __call__(self) -> datetime:
+        """What time it is, as far as that can be known."""
+        now, up = self._clock(), self._uptime()
+        steady = self._last + timedelta(seconds=up - self._last_up)
+        if now <= steady + JUMP:
+            self._ahead_since = None
+            self._last, self._last_up = now, up
+            return now
+        if self._ahead_since is None:
+            _log.warning("the clock has jumped ahead by %s: for a day nothing is removed because of that", now - steady)
+            self._ahead_since = up
+        if up - self._ahead_since >= BELIEVED_AFTER_SECONDS:
+            self._ahead_since = None
+            self._last, self._last_up = now, up
+            return now
+        return steady
+
+
 class Cleanup:
     """Removes by `run_once`. One thread at a time."""
 
-    def __init__(self, store: Store, retention: RetentionConfig, rule_of_handler: RuleOfType, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        retention: RetentionConfig,
+        rule_of_handler: RuleOfType,
+        clock: Clock,
+        uptime: Callable[[], float] = uptime_seconds,
+    ) -> None:
         self._store = store
         self._retention = retention
         self._rule_of_handler = rule_of_handler
         self._clock = clock
+        self._steadied = SteadyClock(clock, uptime)
+
+    def run_by_itself(self) -> GcReport:
+        """Everything that is due, by a clock that does not jump ahead: nobody is there who could say whether it may."""
+        return self._run(GcMode.APPLY, self._steadied())
 
     def run_once(self, mode: GcMode = GcMode.APPLY) -> GcReport:
         """Everything that is due."""
-        now = self._clock()
+        return self._run(mode, self._clock())
+
+    def _run(self, mode: GcMode, now: datetime) -> GcReport:
         report = GcReport(mode)
         for find in (self._outdated, self._over_quota, self._drafts, self._idle_users):
             for one in find(now, report):

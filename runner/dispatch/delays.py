@@ -34,6 +34,10 @@ class Delays:
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._entries
 
+    def ids(self) -> list[str]:
+        """Every task that is to become due."""
+        return list(self._entries)
+
     def count_of_user(self, user_id: str) -> int:
         """How many tasks of a user are to become due."""
         return self._per_user.get(user_id, 0)

@@ -22,13 +22,15 @@ from runner.handlers import Delivery
 from runner.store import Store, Transition, Update
 from runner.task import Status, Task, TaskError
 
+CLOCK_SLACK = timedelta(seconds=2)
+"""A clock that goes back by no more than this has been corrected, not set."""
 MAX_TICK_SECONDS = 1.0
 """A clock may jump, and a wake-up may be lost: everything that waits for a time is looked at this often."""
 
 
 class Dispatcher:
     """Decides under one lock, acts outside of it. `on_append` and `on_commit` are called by the store's threads; the
-    rest from any thread."""
+    rest from any thread. `clock_went_back` is told when the clock was set back."""
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Dispatcher:
         self._stopped = threading.Event()
         self._wake = threading.Event()
         self._next_tick = float("inf")
+        self._latest = clock()
+        self.clock_went_back: Callable[[], None] = lambda: None
         self.attempts = Attempts(store, handlers, executor, events, configs, clock, self._freed)
 
     # Beginning and end
@@ -85,10 +89,13 @@ class Dispatcher:
     def run_once(self) -> float:
         """Does what is due; returns when to look again, on the monotonic clock."""
         now = self._clock()
+        if now < self._latest - CLOCK_SLACK:
+            self._heed_clock()
+        self._latest = now
         with self._lock:
             delayed = self._delays.take_due(now)
             expired = self._expiries.take_due(now)
-        self._enqueue_all(delayed)
+        self._enqueue_all(delayed, self._enqueue_due)
         for task_id in expired:
             self._store.submit((Update(task_id, partial(_expire, now=now)),), partial(self._expiry_answered, task_id))
         deadline = self.attempts.run_due(time.monotonic())
@@ -274,20 +281,32 @@ class Dispatcher:
         if task.id in self.attempts:
             # An earlier attempt does not obey. Two attempts of a task never overlap: this one waits for it to end.
             self._again[task.id] = task
-        elif task.run_after is not None and task.run_after > self._clock():
+        elif (due := due_at(task, self._clock())) is not None:
             self._queue.discard(task.id)
-            self._delays.put(task.id, task.run_after, task.user_id)
-            self._wake_at(task.run_after)
+            self._delays.put(task.id, due, task.user_id)
+            self._wake_at(due)
         else:
-            self._queue.push(task.id, Lane(task.queue, task.priority, task.user_id, task.type))
+            self._queue.push(task.id, lane_of(task))
 
-    def _enqueue_all(self, task_ids: Iterable[str]) -> None:
+    def _heed_clock(self) -> None:
+        """It was set back: what waits for a length of time is due earlier by the new one."""
+        self._enqueue_all(self._delays.ids(), self._enqueue)
+        self.clock_went_back()
+
+    def _enqueue_due(self, task: Task) -> None:
+        """Its time has come, by whatever clock; the lock is held."""
+        if task.id in self._delays or not is_ahead(task, self._clock()):
+            self._enqueue(task)
+        elif task.id not in self._starting and task.id not in self.attempts:
+            self._queue.push(task.id, lane_of(task))
+
+    def _enqueue_all(self, task_ids: Iterable[str], enqueue: Callable[[Task], None]) -> None:
         """Tasks that waited for a time, or for the disk, do so no longer."""
         tasks = [task for task in map(self._store.find, task_ids) if task is not None]
         with self._lock:
             for task in tasks:
                 if task.status is Status.PENDING:
-                    self._enqueue(task)
+                    enqueue(task)
 
     def _start_answered(self, task_id: str, tasks: Sequence[Task | None], error: RunnerError | None) -> None:
         if tasks and tasks[0] is not None and tasks[0].status is Status.PROCESSING:
@@ -300,7 +319,7 @@ class Dispatcher:
         if isinstance(error, Unavailable):
             self._put_off(self._delays, task_id)  # not at once again, or this would be a busy loop
         else:
-            self._enqueue_all((task_id,))
+            self._enqueue_all((task_id,), self._enqueue)
             self.pump()
 
     def _expiry_answered(self, task_id: str, _: object, error: RunnerError | None) -> None:
@@ -334,6 +353,29 @@ class Dispatcher:
     def _wake_before(self, due: float) -> None:
         if due < self._next_tick:
             self._wake.set()
+
+
+def due_at(task: Task, now: datetime) -> datetime | None:
+    """When a pending task is due; None: now.
+
+    A retry waits for a length of time, told as an instant. Where the clock has been set back since, that instant may be
+    years away, so it is the length that counts.
+    """
+    if task.run_after is None or task.run_after <= now:
+        return None
+    if is_ahead(task, now):
+        return now + max(task.run_after - task.updated_at, timedelta(0))
+    return task.run_after
+
+
+def is_ahead(task: Task, now: datetime) -> bool:
+    """Whether a task waits for a retry that was settled by a clock that has been set back since."""
+    return task.attempt > 0 and now < task.updated_at - CLOCK_SLACK
+
+
+def lane_of(task: Task) -> Lane:
+    """The lane in which a task waits."""
+    return Lane(task.queue, task.priority, task.user_id, task.type)
 
 
 class Standing(NamedTuple):

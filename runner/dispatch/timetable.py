@@ -51,15 +51,27 @@ class Timetable:
             # Whoever is called looks for itself how late it is.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
+        self._intervals: dict[str, float] = {}
         self._scheduler.add_listener(_report, EVENT_JOB_ERROR)
 
     def every(self, seconds: float, name: str, function: Callable[[], object]) -> None:
         """`function` is called every so many seconds, for the first time after as many."""
+        self._intervals[name] = seconds
         self._scheduler.add_job(function, IntervalTrigger(seconds=seconds, timezone=UTC), id=name)
 
     def at(self, expression: str, timezone: str, name: str, function: Callable[[], object]) -> None:
         """`function` is called whenever a cron expression says so."""
         self._scheduler.add_job(function, CronTrigger(expression, timezone), id=name)
+
+    def begin_anew(self) -> None:
+        """The clock was set back: everything is called as if it had just been put in, not only when the old time comes
+        again."""
+        if not self._scheduler.running:
+            return
+        for job in self._scheduler.get_jobs():
+            seconds = self._intervals.get(job.id)
+            trigger = job.trigger if seconds is None else IntervalTrigger(seconds=seconds, timezone=UTC)
+            self._scheduler.reschedule_job(job.id, trigger=trigger)
 
     def start(self) -> None:
         """Begins to call."""

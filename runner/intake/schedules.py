@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -29,6 +29,9 @@ from runner.task import Source, Task
 from runner.units import read_instant
 
 LOOK_SECONDS = 30.0
+MAX_AHEAD = timedelta(hours=2)
+"""A fire that is further ahead was dealt with by a clock that was wrong, or by one that was right and is wrong now. The
+schedule goes on by the new time; what has fired already does not fire again, since its task has the fire's key."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +105,8 @@ class Schedules:
 
     def _look_at(self, name: str, schedule: ScheduleConfig, now: datetime) -> str | None:
         due = last_fire(schedule.cron, ZoneInfo(schedule.timezone), now)
+        if self._last[name] > now + MAX_AHEAD:
+            self._last[name] = now
         verdict = decide(schedule, self._last[name], due, now)
         if verdict is Verdict.NOTHING:
             return None
