@@ -65,9 +65,9 @@ def _check_process(name: str) -> str:
 
 class Asked(BaseModel):
     """Filters and the part of the list, as its query says them. `page` counts from 1; times are those of the start, or
-    of the end where tasks have ended."""
+    of the end where tasks have ended. Other parameters are not looked at."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
     client_id: str | None = Field(default=None, alias="clientId")
     status: Annotated[str, AfterValidator(_check_process)] | None = None
