@@ -127,7 +127,7 @@ class TaskEndpoints:
     async def clean_up(self, request: Request) -> Response:
         """`POST /api/task/cleanup`: tasks of its types."""
         kind = (await read_object(request)).get("cleanup_type")
-        if kind not in CLEANUPS:
+        if not isinstance(kind, str) or kind not in CLEANUPS:
             raise refuse(400, "cleanup_type must be completed, failed or all")
         count = await in_thread(self._clean_up, CLEANUPS[kind], caller_of(request))
         return answer({"message": f"{count} tasks cleaned up", "cleaned_count": count, "cleanup_type": kind})

@@ -29,6 +29,7 @@ from runner.web.routing import route
 
 DEFAULT_LIMIT: Final = 100
 MAX_FILES: Final = 1000
+MAX_NAME_BYTES: Final = 255
 FOLDERS: Final = ("images", "tags", "cache")
 """Where its relative folders begin; one that begins elsewhere lies in the first."""
 
@@ -69,7 +70,9 @@ class Maker:
             yield from (path for path in sorted(place.rglob("*")) if self.is_image(path))
 
     def place(self, path: str) -> Path | None:
-        """Where one of its paths is; None for one that leads out of its folders."""
+        """Where one of its paths is; None for one that leads out of its folders, or nowhere at all."""
+        if "\0" in path or any(len(part.encode("utf-8", "replace")) > MAX_NAME_BYTES for part in path.split("/")):
+            return None
         parts = Path(path.replace("\\", "/")).parts
         first = parts if parts[:1] and parts[0] in FOLDERS else (FOLDERS[0], *parts)
         place = self._root.joinpath(*first).resolve()
