@@ -48,6 +48,7 @@ from runner.store.space import Floors
 from runner.store.store import ScribePlace
 from runner.store.writer import Pace
 from runner.task import Status, Task
+from runner.totals import Totals
 from runner.traces import open_traces
 from runner.why import explain_task
 
@@ -105,6 +106,7 @@ class Service:
         self.traces = open_traces(config.traces)
         files = files or MeteredFiles(self.meters.sync_seconds.observe)
         self.store = Store(config.data_dir, store_options(config, role), self, files)
+        self.totals = Totals(self.store)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
         self.events = Events(Path(self.store.layout.logs), self.store.is_gone)
         self._owner = Owner(self.store.files, self.store.layout)
@@ -328,8 +330,7 @@ class Service:
     def queue_stats(self) -> list[dict[str, Any]]:
         """For each queue: what waits, is scheduled, runs, and has ended, by the states that queues are told in."""
         counts: dict[str, dict[str, int]] = {name: {} for name in self.config.queues}
-        self.store.writer.flush_rows()
-        for queue, _, status, number in self.store.index.totals():
+        for (queue, _, status), number in self.totals.read().items():
             known = counts.setdefault(queue, {})
             known[status] = known.get(status, 0) + number
         return [self._queue_row(queue, by_status) for queue, by_status in counts.items()]
@@ -415,6 +416,7 @@ class Service:
         self.events.publish_transitions(transitions)
         self.dispatcher.on_commit(transitions)
         self.meters.hear(transitions)
+        self.totals.hear(transitions)
         if self.traces is not None:
             self.traces.hear(transitions)
         self._retries.note(transitions)

@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "units", "settings", "config", "logs", "ffmpeg", "outbound", "stills", "strictjson", "task"},
     {"store", "handlers", "context", "events"},
     {"intake", "dispatch", "execute"},
-    {"meters", "traces", "why"},
+    {"meters", "totals", "traces", "why"},
     {"service"},
     {"doctor"},
     {"client", "web", "rpc", "dialects"},

@@ -79,8 +79,7 @@ class MetricsEndpoint:
         yield from self._web()
 
     def _tasks(self) -> Iterator[Metric]:
-        self._service.store.writer.flush_rows()
-        totals = {(queue, type, status): count for queue, type, status, count in self._service.store.index.totals()}
+        totals = self._service.totals.read()
         yield _gauges("tasks", "Tasks that are kept, by status.", ("queue", "type", "status"), totals)
         health = self._service.health()
         yield _gauge("ready", "Whether new tasks are accepted and started.", int(health.ready))
