@@ -182,8 +182,9 @@ def test_a_merge_needs_two_files_and_names_that_it_has(ann: httpx2.Client) -> No
     task_id = uploaded(ann, "one.mp4", "video_merge")
     assert ann.post(f"/api/tasks/{task_id}/config", json={"segments": []}).status_code == 400
     ann.post(f"/api/tasks/{task_id}/upload", files=film("two.mp4"))
-    for segments in ([{"filename": "three.mp4"}], "all", [1]):
-        answer = ann.post(f"/api/tasks/{task_id}/config", json={"segments": segments})
+    wrong = [{"segments": segments} for segments in ([{"filename": "three.mp4"}], "all", [1])]
+    for config in (*wrong, {"audio_handling": "louder"}, {"quality_preset": ["high"]}):
+        answer = ann.post(f"/api/tasks/{task_id}/config", json=config)
         assert (answer.status_code, status_of(ann, task_id)["status"]) == (400, "uploaded")
 
 

@@ -179,6 +179,8 @@ def status_of(spoken: Spoken, task_id: str) -> str:
     Row("POST /api/delete", 500, "", FAULT, {"message": "Task not found"}, {"json": {"task_id": "00000000"}}),
     Row("POST /api/task/cleanup", 400, "", FAULT, {}, {"json": {}}),
     Row("POST /api/task/cleanup", 400, "", FAULT, {}, {"json": {"cleanup_type": "old"}}),
+    Row("POST /api/task/cleanup", 400, "", FAULT, {}, {"json": {"cleanup_type": ["all"]}}),
+    Row("POST /api/configs/import", 400, "", FAULT, {}, {"json": {"configs": [{"name": ["dogs"]}]}}),
     Row("POST /api/generate", 501, "", FAULT, {}, {"json": {"prompt": "a cat"}}),
     Row("POST /api/generate-with-config", 200, "data", "task_id message status", {},
         {"json": {"config_id": "cats", "override": {"steps": 5, "prompt": ""}}}),

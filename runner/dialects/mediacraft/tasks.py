@@ -209,7 +209,7 @@ class TaskEndpoints:
 
     def _merge(self, task: Task, config: Mapping[str, Any]) -> Task:
         chosen = words.choose_clips(words.clips_of(task), config.get("segments") or config.get("files"))
-        options = {name: config[name] for name in ("audio_handling", "quality_preset") if name in config}
+        options = words.read_options(config)
         return self._studio.start_merging(self._studio.change_notes(task, **options) if options else task, chosen)
 
     def _go_on(

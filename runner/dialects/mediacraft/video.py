@@ -304,14 +304,12 @@ async def _read_object(request: Request, no_body: int) -> dict[str, Any]:
 
 def _read_options(body: dict[str, Any]) -> Notes:
     name = body.get("task_name") or "merged video"
-    audio, quality = body.get("audio_handling", "keep_all"), body.get("quality_preset", "medium")
-    if not isinstance(name, str) or audio not in AUDIO or quality not in QUALITIES:
-        raise LegacyFault(legacy.MERGE_NO_BODY, f"audio_handling is one of {AUDIO}, quality_preset one of {QUALITIES}")
-    return Notes(task_name=name[:200], audio_handling=audio, quality_preset=quality)
-
-
-AUDIO: Final = ("keep_all", "keep_first", "remove")
-QUALITIES: Final = ("low", "medium", "high")
+    if not isinstance(name, str):
+        raise LegacyFault(legacy.MERGE_NO_BODY, "task_name must be a text")
+    try:
+        return Notes(task_name=name[:200], **words.read_options(body))
+    except HttpProblem as problem:
+        raise LegacyFault(legacy.MERGE_NO_BODY, problem.detail) from problem
 
 
 def _source_of(task: Task) -> str:

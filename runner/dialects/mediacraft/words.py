@@ -26,6 +26,10 @@ MERGE: Final = "video_merge"
 TASK_TYPES: Final = (WATERMARK, MERGE)
 NOTES: Final = "mediacraft"
 MAX_REGIONS: Final = 100
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "audio_handling": ("keep_all", "keep_first", "remove"),
+    "quality_preset": ("low", "medium", "high"),
+}
 JSON: Final = "application/json"
 
 USER_IS_BUSY: Final = "请等待当前任务完成"
@@ -320,6 +324,14 @@ def cut(clip: Clip, said: Mapping[str, Any]) -> Clip:
 
 def _said(said: Mapping[str, Any], name: str, other: str, otherwise: Any) -> Any:
     return said.get(name, said.get(other, otherwise))
+
+
+def read_options(said: Mapping[str, Any]) -> dict[str, str]:
+    """How a merge is to sound and to look, as far as it is said. Raises `HttpProblem` 400."""
+    for name, allowed in OPTIONS.items():
+        if name in said and said[name] not in allowed:
+            raise refuse(400, f"{name} must be one of {', '.join(allowed)}")
+    return {name: str(said[name]) for name in OPTIONS if name in said}
 
 
 def choose_clips(clips: Sequence[Clip], segments: Any) -> list[Clip]:

@@ -223,7 +223,7 @@ class ConfigEndpoints:
         wanted = (await read_object(request)).get("configs")
         if not isinstance(wanted, list) or not all(isinstance(one, dict) for one in wanted):
             raise refuse(400, "configs must be a list of configurations")
-        known = {config.document.get("name") for config in await in_thread(self._configs.all)}
+        known = [config.document.get("name") for config in await in_thread(self._configs.all)]
         new = [one for one in wanted if one.get("name") not in known]
         for one in new:
             await in_thread(self._configs.add, {name: value for name, value in one.items() if name != "id"})
