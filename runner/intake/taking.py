@@ -39,6 +39,8 @@ MANY: Final = 64
 SIDECAR_GRACE_SECONDS: Final = 2.0
 """A file whose payload does not suffice waits so long for its sidecar, in case the two are being copied."""
 IDLE_SECONDS: Final = 30.0
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""So long after nothing could be taken it is tried again: a look costs us less than it would a client."""
 REMEMBERED: Final = 10_000
 """So many taken files are remembered by their path, for `why`."""
 
@@ -257,7 +259,7 @@ class Taking:
         """Nothing can be taken now: all folders wait."""
         if self.pause is None:
             _log.warning("no file is taken from the inbox until this is over: %s", error)
-        self.pause = Pause(error.code, str(error), now + error.retry_after_seconds)
+        self.pause = Pause(error.code, str(error), now + min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS))
 
     def _note_taken(self, claim: Claim, task: Task, now: float, summary: Summary) -> None:
         file = claim.file
