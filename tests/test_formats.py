@@ -54,18 +54,23 @@ class Old:
         return Service(Config.load(None, settings, {}), role, lambda: MORNING)
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Old:
+def copy_to(root: Path) -> Old:
     """As the runner left it when it was killed; the folder that it watched has moved, and its memory with it."""
-    data = Path(shutil.copytree(SERVED, tmp_path / "data"))
+    data = Path(shutil.copytree(SERVED, root / "data"))
     data.chmod(0o700)
     (data / "inbox").mkdir(mode=0o700)
     for name in ("handlers", "scans"):
-        (tmp_path / name).mkdir()
-    shutil.copy(SERVED / "HANDLERS.py.txt", tmp_path / "handlers" / "all.py")
+        (root / name).mkdir()
+    shutil.copy(SERVED / "HANDLERS.py.txt", root / "handlers" / "all.py")
     (memory,) = (data / "seen").iterdir()
-    memory.rename(memory.with_name(hashlib.sha256(os.fsencode(tmp_path / "scans")).hexdigest()[:16] + ".jsonl"))
-    return Old(tmp_path, data)
+    memory.rename(memory.with_name(hashlib.sha256(os.fsencode(root / "scans")).hexdigest()[:16] + ".jsonl"))
+    return Old(root, data)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Old:
+    """A copy of it."""
+    return copy_to(tmp_path)
 
 
 def named(name: str) -> str:

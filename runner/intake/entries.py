@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ from runner.errors import CorruptRecord
 from runner.events import Event, Kind, TaskLogs
 from runner.intake.names import numbered
 from runner.store import Files, Layout
+from runner.store.aside import quarantine
 from runner.task import Status, Task, from_json, to_pretty_json
 from runner.units import read_instant
 
@@ -128,6 +130,7 @@ class Mark:
 
     def __init__(self, files: Files, layout: Layout) -> None:
         self._files = files
+        self._layout = layout
         self._path = f"{layout.outbox}/.published"
         self._temporary = f"{layout.tmp}/.outbox-mark"
         self._until: datetime | None = None
@@ -155,6 +158,8 @@ class Mark:
             return None
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, CorruptRecord) as error:
             self._until = None
+            with suppress(OSError):
+                quarantine(self._files, self._layout, self._path, f"no mark of the outbox: {error}")
             _log.warning("%s is damaged, so all entries are looked at again: %s", self._path, error)
             return datetime.fromtimestamp(0, UTC)
 
