@@ -56,6 +56,7 @@ HEALING_LOOKS = 250
 """So often, which is 5 seconds, until tasks are accepted again. Looks are counted and not time: the machine may be
 busy with something else."""
 END_SECONDS = 60.0
+INBOX_LOOKS = 20
 
 
 def prepare(root: Path) -> None:
@@ -69,7 +70,8 @@ def make_service(root: Path, data: Path, files: Files | None = None) -> Service:
     Checkpointer.LOOK_SECONDS = 0.1
     storage = {"min_free_bytes": 0, "min_free_inodes": 0, "ballast_bytes": 4096}
     pace = {"write_behind_seconds": 0.02, "overload_seconds": 0.05, "checkpoint_seconds": 3600}
-    values = {"data_dir": data, "handlers_dir": root / "handlers", "storage": storage | pace}
+    inbox = {"settle_seconds": 0.01, "rescan_seconds": 0.01, "force_polling": True}
+    values = {"data_dir": data, "handlers_dir": root / "handlers", "storage": storage | pace, "inbox": inbox}
     return Service(Config.model_validate(values | {"drain": {"grace_period": 1}}), Role.VISIT, files=files)
 
 
@@ -156,7 +158,7 @@ class Day:
     def _steps(self) -> Iterable[Callable[[], None]]:
         return (
             self._complete, self._run_once, self._fail_and_retry, self._cancel, self._checkpoint, self._delete,
-            self._draft, self._take, self._chain, self._save_user, self._complete, self._look,
+            self._draft, self._take, self._drop, self._chain, self._save_user, self._complete, self._look,
         )  # fmt: skip
 
     def _submit(self, type: str, **fields: Any) -> Task:
@@ -207,6 +209,19 @@ class Day:
         if isinstance(answer, Task):
             self._oracle.note("A", answer.id)
             self._await(answer)
+
+    def _drop(self) -> None:
+        """As a person does it; what the inbox's thread would do is done here, and it has no one to tell of an error."""
+        path = self._data / "inbox" / "write" / f"{uuid.uuid4()}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.with_name(f"{path.name}.json").write_text("{}")
+        path.write_text(CONTENT)
+        self._oracle.note("F", path.name)
+        for _ in range(INBOX_LOOKS):
+            self._service.inbox.run_once()
+            if not path.exists():
+                break
+            time.sleep(LOOK_SECONDS)
 
     def _chain(self) -> None:
         self._await(self._submit("noop", on_success={"type": "noop"}, unique_key="chain"))

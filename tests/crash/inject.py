@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -127,8 +128,10 @@ class _Suite:
 def live(service: Service, oracle: Oracle, data: Path, files: FaultyFiles) -> None:
     """Everything once; then the process ends, with `UNTOUCHED` or 0."""
     oracle.hear(service)
+    threading.excepthook = lambda end: oracle.note("E", f"{end.thread and end.thread.name} ended: {end.exc_value!r}")
     try:
         service.open()
+        service._open_intake()
     except (OSError, RunnerError):
         os._exit(0)  # it could not start: so it has said nothing
     service.run_tasks()
@@ -234,6 +237,6 @@ def _find_strays(data: Path, said: Said) -> Iterator[str]:
         yield f"in corrupt/: {path.name}"
     taken = Counter(path.name for path in (data / "uploads").rglob("*.txt"))
     for name in said.of("F"):
-        places = taken[name] + (data / "inbox" / "write" / name).exists()
+        places = taken[name] + sum(1 for _ in (data / "inbox").rglob(name))
         if places != 1:
             yield f"a dropped file is in {places} places: {name}"
