@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from runner import task as transitions
-from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, RunnerError, UnknownHandler
+from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, Refused, RunnerError, UnknownHandler
 from runner.intake.admission import Admission, Admitted, Arrival, Origin, Submission, same_content
 from runner.store import Create, Handover, Identity, KeyTaken, Store, Update
 from runner.store.committer import Done, Ticket
@@ -137,7 +137,7 @@ class Door:
         """A draft gets a file in the place of those that it has."""
         replaced = self._receive(task, arrival, transitions.replace_inputs)
         for path in task.input_files:
-            self._store.files.remove(self._store.layout.absolute(path))
+            self._store.files.try_remove(self._store.layout.absolute(path))
         return replaced
 
     def drop_input(self, task: Task, path: str) -> Task:
@@ -146,7 +146,7 @@ class Door:
         size, now = os.stat(place).st_size if os.path.exists(place) else 0, self._clock()
         change = Update(task.id, lambda current: transitions.drop_input(current, path, size, now))
         changed = _one(self._store.commit((change,)))
-        self._store.files.remove(place)
+        self._store.files.try_remove(place)
         return changed
 
     def _receive(self, task: Task, arrival: Arrival, move: Callable[[Task, str, str, int, datetime], Task]) -> Task:
@@ -165,8 +165,7 @@ class Door:
         try:
             changed = _one(self._store.commit((change,)))
         except RunnerError:
-            with suppress(OSError):
-                self._store.files.remove(target)
+            self._store.files.try_remove(target)
             raise
         self._remove_moved((arrival,))
         return changed
@@ -267,10 +266,8 @@ class Door:
     def _remove_moved(self, arrivals: Iterable[Arrival]) -> None:
         """There is a task now that has these files."""
         for path in (arrival.path for arrival in arrivals if arrival.mode is Handover.MOVE):
-            try:
-                self._store.files.remove(str(path))
-            except OSError as error:
-                _log.warning("%s was taken and stays where it is: %s", path, error.strerror)
+            if not self._store.files.try_remove(str(path)):
+                _log.warning("%s was taken and cannot be removed", path)
 
     def _bring_in_numbered(self, number: int, admitted: Admitted) -> None:
         with _pointing_at(range(number)):
@@ -325,7 +322,10 @@ class Door:
         except KeyConflict as error:
             return error
         assert admitted.task.drop is not None
-        self._remove_taken(admitted.task.drop)
+        try:
+            self._remove_taken(admitted.task.drop)
+        except OSError as error:
+            return Refused(f"{admitted.task.drop.path} is task {task.id}, and cannot be removed: {error.strerror}")
         return task
 
     def _rename(self, task: Task) -> Task | RunnerError:
@@ -359,8 +359,8 @@ class Door:
             came_at = os.lstat(path).st_ctime
         except FileNotFoundError:
             return
-        if came_at <= task.created_at.timestamp():
-            self._store.files.remove(path)
+        if came_at <= task.created_at.timestamp() and not self._store.files.try_remove(path):
+            _log.warning("%s was taken before a crash, and cannot be removed", path)
 
     def _remove_taken(self, drop: Drop) -> None:
         if drop.sidecar is not None:

@@ -295,7 +295,7 @@ class Taking:
     def _remove_beside(self, file: Ready) -> None:
         """The marker and the checksum of a file that was taken have done their work."""
         for name in file.companions:
-            self._files.remove(file.folder.absolute(name))
+            self._files.try_remove(file.folder.absolute(name))
             self._holds.release(file.folder.absolute(name))
 
     def _note_not_taken(self, file: Ready, task: Task, now: float, summary: Summary) -> None:
@@ -324,7 +324,7 @@ class Taking:
         self._holds.release(path)
         if not is_utf8(path):
             # The task cannot name it exactly, so whoever took the input could not remove it.
-            self._files.remove(path)
+            self._files.try_remove(path)
 
     def _note_refused(self, file: Ready, error: RunnerError, now: float, summary: Summary) -> None:
         if self._is_circumstance(file, error, now):

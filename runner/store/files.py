@@ -145,6 +145,14 @@ class Files:
         except FileNotFoundError:
             return
 
+    def try_remove(self, path: str) -> bool:
+        """`remove`, or False if the disk refuses: for what is in nobody's way if it stays."""
+        try:
+            self.remove(path)
+        except OSError:
+            return False
+        return True
+
     def remove_tree(self, path: str) -> None:
         """The directory and all below it are gone, or whatever is in its place. Links are removed, never followed."""
         with contextlib.suppress(OSError):
@@ -204,7 +212,7 @@ class Files:
             self._copy_bytes(source, partial)
             self.rename(partial, target)
         except OSError:
-            self._remove_if_possible(partial)
+            self.try_remove(partial)
             raise
         self.sync_path(os.path.dirname(target))
 
@@ -250,10 +258,6 @@ class Files:
                 self.sync(fd)
             finally:
                 self.close(fd)
-
-    def _remove_if_possible(self, path: str) -> None:
-        with contextlib.suppress(OSError):
-            self.remove(path)
 
     def _sync_if_present(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -16,6 +16,7 @@ from runner.errors import (
     KeyConflict,
     LimitReached,
     NotFound,
+    Refused,
     RunnerError,
     ShuttingDown,
     UnknownHandler,
@@ -145,7 +146,7 @@ def test_a_file_that_cannot_leave_its_place_is_handed_in_all_the_same(
     task = submit(site, file(site, mode=Handover.MOVE))
     monkeypatch.undo()
     assert (site.data / task.input_files[0]).read_text() == "content"
-    assert "was taken and stays where it is: Read-only file system" in caplog.text
+    assert "was taken and cannot be removed" in caplog.text
 
 
 def test_a_failing_disk_hides_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +160,22 @@ def test_a_failing_disk_hides_no_refusal(site: Site, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(site.store.files, "remove", fail)
     with pytest.raises(Degraded):
         site.door.add_input(draft, file(site))
+
+
+def test_a_document_that_cannot_be_removed_does_not_stop_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has made a task before; in a folder that is read-only by now it stays, and somebody is told why."""
+    site.door.take([document(site, unique_key="k")])
+    again = document(site, unique_key="k")
+
+    def fail(path: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(site.store.files, "unlink", fail)
+    (answer,) = site.door.take([again])
+    assert isinstance(answer, Refused)
+    assert "cannot be removed: Read-only file system" in str(answer)
 
 
 def test_nothing_comes_in_while_there_is_no_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
