@@ -149,6 +149,7 @@ def break_on_purpose(sabotage: Sabotage) -> None:
     """Breaks one of the things that the store's protocol depends on."""
     if sabotage is Sabotage.NOT_WAITED_FOR:
         Writer.flush = lambda self: None  # type: ignore[method-assign]
+        Writer.run_once = lambda self: 0  # type: ignore[method-assign]  # which may take as long as it likes
     elif sabotage is Sabotage.ERROR_SWALLOWED:
         Committer._append_again = lambda self, records, error: None  # type: ignore[method-assign]
         Committer._sync = lambda self, batches: None  # type: ignore[method-assign]
