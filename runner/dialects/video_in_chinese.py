@@ -78,7 +78,7 @@ def make(site: Site) -> Dialect:
 def task_servers(site: Site, films: VideoTasks) -> Iterator[TaskServer]:
     """The server of gRPC, where it can be one."""
     if is_installed():
-        yield TaskServer(site.config.grpc, site.auth, films)
+        yield TaskServer(site, films)
     else:
         _log.info("gRPC is not served: it needs the extra `grpc`")
 

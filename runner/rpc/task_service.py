@@ -1,18 +1,21 @@
 """`task.TaskService`, for clients of Video-In-Chinese, with the health and reflection services of gRPC.
 
-It stands behind the same door as HTTP: callers are known by the same tokens and cookies, in the metadata. What is over
-a limit is refused before it costs anything: messages of 4 MiB, 8 KiB of metadata, so many calls at once, 60 seconds for
-each.
+It stands behind the same door as HTTP: callers are known by the same tokens and cookies, in the metadata, asked to wait
+by the same rates, and noted in the same log, under the status that HTTP would have. What is over a limit is refused
+before it costs anything: messages of 4 MiB, 8 KiB of metadata, so many calls at once, 60 seconds for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 
@@ -20,8 +23,9 @@ from runner.config import GrpcConfig
 from runner.dialects.video_tasks import Cause, NotCreated, VideoTasks, not_found_text
 from runner.errors import ConfigError, NotFound, Unavailable
 from runner.task import Source
+from runner.web.app import Site
 from runner.web.crossing import in_thread
-from runner.web.door import Auth, Caller
+from runner.web.door import Caller
 from runner.web.problems import HttpProblem
 from runner.web.sockets import listen_on_port
 
@@ -68,9 +72,9 @@ def is_free(host: str, port: int) -> bool:
 class TaskServer:
     """The server, in the event loop that serves HTTP. `start` comes before anything else."""
 
-    def __init__(self, config: GrpcConfig, auth: Auth, tasks: VideoTasks) -> None:
-        self._config = config
-        self._auth = auth
+    def __init__(self, site: Site, tasks: VideoTasks) -> None:
+        self._config = site.config.grpc
+        self._site = site
         self._tasks = tasks
         self._server: grpc.aio.Server | None = None
         self._health: Any = None
@@ -108,7 +112,7 @@ class TaskServer:
 
         from runner.rpc.proto import task_pb2_grpc
 
-        task_pb2_grpc.add_TaskServiceServicer_to_server(TaskService(self._auth, self._tasks), server)
+        task_pb2_grpc.add_TaskServiceServicer_to_server(TaskService(self._site, self._tasks), server)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -120,8 +124,8 @@ class TaskServer:
 class TaskService:
     """The two calls."""
 
-    def __init__(self, auth: Auth, tasks: VideoTasks) -> None:
-        self._auth = auth
+    def __init__(self, site: Site, tasks: VideoTasks) -> None:
+        self._site = site
         self._tasks = tasks
 
     async def CreateTask(self, request: Any, context: Any) -> Any:  # noqa: N802 - as the contract has it
@@ -150,23 +154,46 @@ class TaskService:
         return await self._answer("GetTaskStatus", context, look)
 
     async def _answer(self, method: str, context: Any, do: Callable[[Caller], Awaitable[T]]) -> T:
-        """What `do` returns for whoever calls, or the status of what it raises."""
+        """What `do` returns for whoever calls, or the status of what it raises; noted as a request is."""
+        scope, began, status = _scope(method, context), time.perf_counter(), None
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                return await do(await self._caller(method, context))
+                answer = await do(await self._caller(scope))
+            status = 200
+            return answer
         except (NotCreated, NotFound, Unavailable, HttpProblem, TimeoutError) as error:
             code, text = _status(error)
-            return await context.abort(code, text)  # type: ignore[no-any-return]  # it raises
+            status = _HTTP_STATUSES[code]
+            return await context.abort(_code(code), text)  # type: ignore[no-any-return]  # it raises
         except Exception:  # noqa: BLE001 - a defect; the library would tell the client its text
             _log.exception("%s failed", method)
+            status = 500
             return await context.abort(_code("INTERNAL"), "internal error")  # type: ignore[no-any-return]
+        finally:
+            self._site.register.note(scope, status, time.perf_counter() - began)
 
-    async def _caller(self, method: str, context: Any) -> Caller:
-        """Whoever calls. Raises `HttpProblem` 401."""
-        pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
-        headers = Headers(raw=[(key.encode(), value.encode("latin-1", "replace")) for key, value in pairs])
-        scope = {"type": "http", "scheme": "http", "method": "POST", "path": f"/{SERVICE}/{method}"}
-        return (await self._auth.identify(scope, headers)).caller
+    async def _caller(self, scope: dict[str, Any]) -> Caller:
+        """Whoever calls. Raises `HttpProblem` 401 or 429."""
+        self._site.throttle.check_address(scope)
+        caller = (await self._site.auth.identify(scope, Headers(scope=scope))).caller
+        self._site.throttle.check_user(caller)
+        scope["caller"] = caller
+        return caller
+
+
+def _scope(method: str, context: Any) -> dict[str, Any]:
+    """A call, as if it had come by HTTP."""
+    pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+    kind, _, address = unquote(context.peer()).partition(":")
+    return {
+        "type": "http",
+        "scheme": "http",
+        "method": "POST",
+        "path": f"/{SERVICE}/{method}",
+        "headers": [(key.encode(), value.encode("latin-1", "replace")) for key, value in pairs],
+        "client": (address.rpartition(":")[0].strip("[]"), 0) if kind in ("ipv4", "ipv6") else None,
+        "request_id": secrets.token_hex(8),
+    }
 
 
 def _credentials(config: GrpcConfig) -> Any:
@@ -192,16 +219,28 @@ _CODES: Final[Mapping[Cause, str]] = {
 }
 
 
-def _status(error: Exception) -> tuple[Any, str]:
+_HTTP_STATUSES: Final[Mapping[str, int]] = {
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "NOT_FOUND": 404,
+    "FAILED_PRECONDITION": 422,
+    "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+
+def _status(error: Exception) -> tuple[str, str]:
     if isinstance(error, NotCreated):
-        return _code(_CODES[error.cause]), str(error)
+        return _CODES[error.cause], str(error)
     if isinstance(error, NotFound):
-        return _code("NOT_FOUND"), not_found_text(error)
+        return "NOT_FOUND", not_found_text(error)
     if isinstance(error, HttpProblem):
-        return _code("UNAUTHENTICATED"), error.detail
+        return "RESOURCE_EXHAUSTED" if error.status_code == 429 else "UNAUTHENTICATED", error.detail
     if isinstance(error, TimeoutError):
-        return _code("DEADLINE_EXCEEDED"), f"not done within {CALL_SECONDS:g} seconds"
-    return _code("UNAVAILABLE"), str(error)
+        return "DEADLINE_EXCEEDED", f"not done within {CALL_SECONDS:g} seconds"
+    return "UNAVAILABLE", str(error)
 
 
 def _code(name: str) -> Any:

@@ -58,9 +58,12 @@ class Site:
         self.space = upload_space(service, config)
         self.submitter = Submitter(service)
         exempt = frozenset(config.limits.exempt_users)
-        self._throttle = Throttle(config.http.rate_per_address, config.http.rate_per_user, exempt)
+        self.throttle = Throttle(config.http.rate_per_address, config.http.rate_per_user, exempt)
         self._streams = StreamLimit(config.http.streams_per_user, exempt)
         self._counts = RequestCounts()
+        self.register: Register = AccessLog(config.log.requests, self._counts.count)
+        if service.traces is not None:
+            self.register = TracedRegister(self.register, service.traces)
         self.routes: tuple[BaseRoute, ...] = tuple(api_routes(self, self._counts))
 
     def app(self, routes: Sequence[BaseRoute], manners_of: MannersOf = lambda scope: None) -> ASGIApp:
@@ -69,10 +72,7 @@ class Site:
         api.router.redirect_slashes = False
         api.state.stream_limit = self._streams
         # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
-        register: Register = AccessLog(self.config.log.requests, self._counts.count)
-        if self.service.traces is not None:
-            register = TracedRegister(register, self.service.traces)
-        door = Door(api, allowed_hosts(self.config.http), self.auth, self._throttle, register, manners_of)
+        door = Door(api, allowed_hosts(self.config.http), self.auth, self.throttle, self.register, manners_of)
         trusted = list(self.config.http.trusted_proxies)
         return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", door), trusted_hosts=trusted)) if trusted else door
 

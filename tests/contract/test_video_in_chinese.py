@@ -223,6 +223,20 @@ def test_with_an_authority_only_its_clients_are_let_in(tmp_path: Path) -> None:
                 assert fault_of(client.status, "none").code == code
 
 
+def test_calls_are_noted_as_requests_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log and in the counts, under the status that HTTP would have."""
+    caplog.set_level("INFO", "runner.access")
+    with speaking(tmp_path, log__requests="all") as spoken:
+        client = Client(spoken)
+        with client.channel:
+            assert fault_of(client.status, "none").code == "NOT_FOUND"
+        counts = spoken.http.get("/metrics").text
+    [noted] = [record for record in caplog.records if getattr(record, "path", "") == "/task.TaskService/GetTaskStatus"]
+    assert (noted.__dict__["status"], noted.__dict__["user_id"]) == (404, "local")
+    assert noted.__dict__["address"] == "127.0.0.1"
+    assert 'method="POST",status="404"' in counts
+
+
 def test_health_and_reflection_are_served(client: Client) -> None:
     """So that probes and grpcurl need nothing else."""
     from grpc_health.v1 import health_pb2, health_pb2_grpc
