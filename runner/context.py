@@ -203,14 +203,21 @@ class Context:
         self.has_outputs = True
         return directory / name
 
-    def progress(self, percentage: float, message: str = "", stage: str = "") -> None:
-        """Say how far the attempt is, 0 to 100, what it does just now, and in which stage. Cheap; call it often."""
+    def progress(
+        self, percentage: float, message: str = "", stage: str = "", metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Say how far the attempt is, 0 to 100, what it does just now, and in which stage; `metadata` is for programs
+        that watch. Cheap; call it often."""
         # Written so that NaN, from a division of nothing by nothing, becomes 0.
         percentage = min(percentage, 100.0) if percentage > 0 else 0.0
         self._listener.progressed(
             self._work,
             Progress.model_construct(
-                percentage=float(percentage), stage=str(stage), message=str(message), updated_at=datetime.now(UTC)
+                percentage=float(percentage),
+                stage=str(stage),
+                message=str(message),
+                metadata={str(key): str(value) for key, value in metadata.items()} if metadata else {},
+                updated_at=datetime.now(UTC),
             ),
         )
 

@@ -226,7 +226,8 @@ class Events:
 
     def progress(self, task: Task, progress: Progress) -> None:
         """A handler says how far it is. Told at most ten times a second for each task; the last value always is."""
-        data = {"attempt": task.attempt, **progress.model_dump(mode="json", exclude={"updated_at"})}
+        left_out = {"updated_at"} if progress.metadata else {"updated_at", "metadata"}
+        data = {"attempt": task.attempt, **progress.model_dump(mode="json", exclude=left_out)}
         self._wait_for_room()
         self._tell([_Said(task.id, task.user_id, Kind.PROGRESS, data)])
 

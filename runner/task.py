@@ -104,11 +104,12 @@ class TaskError(Record):
 
 
 class Progress(Record):
-    """How far an attempt is: `percentage` 0 to 100, a named `stage`, a `message` for people."""
+    """How far an attempt is: `percentage` 0 to 100, a named `stage`, a `message` for people, `metadata` for others."""
 
     percentage: float = 0.0
     stage: str = ""
     message: str = ""
+    metadata: dict[str, str] = Field(default_factory=dict)
     updated_at: datetime | None = None
 
 

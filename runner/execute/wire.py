@@ -164,13 +164,13 @@ def read_brief(descriptor: int) -> Brief:
 def encode_progress(progress: Progress) -> bytes:
     """A line for an attempt's progress."""
     at = progress.updated_at.isoformat() if progress.updated_at else None
-    return line(b"P", [progress.percentage, progress.stage, progress.message, at])
+    return line(b"P", [progress.percentage, progress.stage, progress.message, progress.metadata, at])
 
 
 def decode_progress(text: bytes) -> Progress:
     """What `encode_progress` was given; `text` is the line without its letter."""
-    percentage, stage, message, at = json.loads(text)
-    return Progress(percentage=percentage, stage=stage, message=message, updated_at=at)
+    percentage, stage, message, metadata, at = json.loads(text)
+    return Progress(percentage=percentage, stage=stage, message=message, metadata=metadata, updated_at=at)
 
 
 def encode_files(files: Sequence[FileState]) -> bytes:

@@ -367,7 +367,7 @@ def take(ctx: Context, response: pb.ExecuteTaskResponse) -> dict[str, Any] | Non
     match response.WhichOneof("response"):
         case "progress":
             progress = response.progress
-            ctx.progress(progress.percentage, progress.message, progress.stage)
+            ctx.progress(progress.percentage, progress.message, progress.stage, dict(progress.metadata))
         case "result":
             return result_of(response.result)
         case "error":

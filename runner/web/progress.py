@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ class ProgressRecord:
     message: str
     timestamp_ms: int
     status: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stream_id(self) -> str:
@@ -47,13 +48,14 @@ class ProgressRecord:
     @property
     def progress(self) -> dict[str, Any]:
         """The contract's progress object."""
-        return {
+        progress = {
             "task_id": self.task_id,
             "percentage": self.percentage,
             "stage": self.stage,
             "message": self.message,
             "timestamp_ms": self.timestamp_ms,
         }
+        return progress | {"metadata": self.metadata} if self.metadata else progress
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -94,6 +96,7 @@ def progress_record(event: Event) -> ProgressRecord:
         data.get("stage", ""),
         data.get("message", ""),
         _milliseconds(event.at),
+        metadata=data.get("metadata", {}),
     )
 
 

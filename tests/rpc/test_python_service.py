@@ -56,6 +56,13 @@ def test_a_task_is_done_by_the_service(rig: Rig) -> None:
     assert [(one["percentage"], one["message"]) for one in said] == [(50.0, "step 1"), (100.0, "step 2")]
 
 
+def test_what_the_service_says_for_programs_is_passed_on(rig: Rig) -> None:
+    """The metadata of its progress."""
+    task = rig.until(submit(rig, "chat", max_tokens=1))
+    (said,) = (event.data for event in rig.it.events.history(task.id) if event.kind == "progress")
+    assert said["metadata"] == {"token_index": "0"}
+
+
 def test_a_method_that_the_service_does_not_know_fails_the_task(rig: Rig) -> None:
     """At once, and for good."""
     task = rig.until(submit(rig, "unheard_of"))
