@@ -94,7 +94,8 @@ def test_it_is_counted_once_and_again_after_an_hour(service: Service, monkeypatc
 
     def noted(address: str, **options: Any) -> sqlite3.Connection:
         opened.extend([address] if "mode=ro" in address else [])
-        return connect(address, **options)
+        connection: sqlite3.Connection = connect(address, **options)
+        return connection
 
     monkeypatch.setattr(sqlite3, "connect", noted)
     for _ in range(5):
