@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_FIELD_CHARACTERS: Final = 1024
 MAX_TRACEBACK_CHARACTERS: Final = 16 * 1024
 SECRET_FIELDS: Final = frozenset({"authorization", "cookie", "password", "secret", "set-cookie", "token"})
+MUTE_LIBRARIES: Final = ("python_multipart",)
+"""They warn of what clients get wrong, who are told so themselves."""
+
 QUIET_LIBRARIES: Final = ("apscheduler", "httpcore2", "httpx2", "tzlocal", "uvicorn", "watchfiles")
 
 # C0, DEL, C1, the two Unicode line breaks, the marks that turn the direction of writing, and what names that are not
@@ -39,6 +42,8 @@ def set_up_logs(config: LogConfig, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=config.level.upper(), force=True)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(config.level.upper())))
+    for name in MUTE_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)
     structlog.configure(
         processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -92,7 +92,7 @@ def test_it_is_counted_once_and_again_after_an_hour(service: Service, monkeypatc
     opened = []
     connect = sqlite3.connect
 
-    def noted(address: str, **options: Any) -> sqlite3.Connection:
+    def noted(address: str, **options: Any) -> Any:
         opened.extend([address] if "mode=ro" in address else [])
         connection: sqlite3.Connection = connect(address, **options)
         return connection

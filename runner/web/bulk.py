@@ -72,6 +72,8 @@ def read_choice(body: Any) -> tuple[Choice, dict[str, Any]]:
         filters["status"] = choice.status.split(",") if isinstance(choice.status, str) else choice.status
         if wrong := sorted(STATES_OF_PENDING.intersection(filters["status"])):
             raise invalid("/status", f"{wrong[0]!r} is for lists; `pending` means all that wait")
+    if empty := sorted(name for name, value in filters.items() if value in (None, "", [])):
+        raise invalid(f"/{empty[0]}", "says nothing, which would mean every task; leave it out, or say a value")
     if bool(filters) == (choice.ids is not None):
         raise invalid("", "say either `ids` or at least one filter, such as `status`")
     return choice, filters

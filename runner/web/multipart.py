@@ -20,6 +20,7 @@ from runner.web.incoming import WRITE_BYTES, Incoming, UploadSpace
 from runner.web.problems import HttpProblem
 
 MEDIA_TYPE: Final = "multipart/form-data"
+MAX_BOUNDARY_BYTES: Final = 256
 MAX_PARTS: Final = 1000
 MAX_PART_HEADER_BYTES: Final = 16 * 1024
 
@@ -91,8 +92,8 @@ async def _finish(form: Form, part: _Part, incoming: Incoming | None) -> None:
 
 def _boundary_of(request: Request) -> bytes:
     boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
-    if not boundary:
-        raise HttpProblem(400, "invalid_form", "Content-Type names no boundary")
+    if not boundary or len(boundary) > MAX_BOUNDARY_BYTES:
+        raise HttpProblem(400, "invalid_form", "Content-Type names no boundary, or too long a one")
     return boundary
 
 

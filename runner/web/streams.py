@@ -78,7 +78,10 @@ class WatchedStream(StreamingResponse):
         super().__init__(iter(()), headers=SSE_HEADERS, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it."""
+        """Sends it; to HEAD its head alone, or the connection could never be used again."""
+        if scope["method"] == "HEAD":
+            await Response(headers=self.headers)(scope, receive, send)
+            return
         with self._subscribe() as watcher:
             self.body_iterator = self._render(watcher)
             leaving = asyncio.create_task(_close_when_left(receive, watcher))

@@ -56,6 +56,7 @@ def test_a_limit_says_that_there_are_more(served: Served) -> None:
 @pytest.mark.parametrize(
     "body",
     [{}, [], {"ids": [], "type": "echo"}, {"limit": 5}, {"size": 5, "type": "echo"}, {"limit": 0, "type": "echo"},
+     {"type": None}, {"status": []}, {"text": ""}, {"user": None}, {"type": "echo", "text": None}, {"ids": None},
      {"type": "echo", "nothing": 1}, {"status": ["scheduled"]}, {"status": ["gone"]}, {"status": [[1]]}],
 )  # fmt: skip
 def test_all_of_them_is_never_a_default(idle: Served, body: Any) -> None:

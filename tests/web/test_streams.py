@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,16 @@ def test_little_of_a_large_log_is_in_memory_for_one_client() -> None:
     while batch := streams._take(said):
         sizes.append(len(batch))
     assert sizes == [3, 3, 1]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events", "{task}/events", "{task}/progress/stream"])
+def test_the_head_of_a_stream_ends_at_once(served: Served, path: str) -> None:
+    """And the connection is good for the next request: nothing of an endless body is waited for."""
+    task = f"{TASKS}/{submit(served, delay='1h')['id']}"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        for method, place in (("HEAD", path.format(task=task)), ("GET", "/live")):
+            connection.sendall(f"{method} {place} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            answer = HTTPResponse(connection, method=method)
+            answer.begin()
+            assert (answer.status, bool(answer.read())) == (200, method == "GET")
+    assert served.service.events.watcher_count == 0

@@ -129,6 +129,7 @@ def test_a_form_with_a_key_is_taken_once(served: Served) -> None:
         (part("type", "measure").encode(), 400, "truncated_upload"),
         (b"", 400, "truncated_upload"),
         (b"no form at all", 400, "invalid_form"),
+        (b"\x00\xff", 400, "invalid_form"),
         (form(part("type", "echo"), part("type", "fail")), 400, "duplicate_key"),
         (form(part("task", "{"), part("f", "1", "a.txt")), 400, "invalid_json"),
         (form(part("task", '{"type": "echo"}'), part("type", "fail")), 422, "validation_error"),
@@ -150,9 +151,10 @@ def test_a_bad_form_is_refused_and_leaves_nothing(idle: Served, body: bytes, sta
     assert list((idle.data / "tasks").iterdir()) == []
 
 
-def test_a_form_without_a_boundary_is_refused(idle: Served) -> None:
-    """It cannot be read."""
-    answer = idle.tcp.post(TASKS, content=b"x", headers={"Content-Type": "multipart/form-data"})
+@pytest.mark.parametrize("boundary", ["", "; boundary=", '; boundary="', f"; boundary={'x' * 5000}"])
+def test_a_form_without_a_boundary_is_refused(idle: Served, boundary: str) -> None:
+    """It cannot be read; nor by one that is longer than any program makes it."""
+    answer = idle.tcp.post(TASKS, content=b"x", headers={"Content-Type": f"multipart/form-data{boundary}"})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_form")
 
 
