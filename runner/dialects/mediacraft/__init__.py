@@ -19,11 +19,12 @@ from runner.dialects.dialect import Dialect
 from runner.dialects.mediacraft import words
 from runner.dialects.mediacraft.accounts import Accounts
 from runner.dialects.mediacraft.files import FileEndpoints
+from runner.dialects.mediacraft.legacy import tell_legacy
 from runner.dialects.mediacraft.people import PeopleEndpoints
 from runner.dialects.mediacraft.pictures import Pictures
 from runner.dialects.mediacraft.studio import Studio
 from runner.dialects.mediacraft.tasks import TaskEndpoints
-from runner.dialects.mediacraft.video import MergeEndpoints, VideoEndpoints, tell_legacy
+from runner.dialects.mediacraft.video import MergeEndpoints, VideoEndpoints
 from runner.dialects.mediacraft.visitors import LEGACY_PREFIX, Visitors
 from runner.web.app import Site
 from runner.web.keys import Signer, read_keys

@@ -14,7 +14,6 @@ from runner.config import Config
 from runner.dialects.mediacraft.visitors import NOBODY
 from runner.dialects.mediacraft.words import (
     MERGE,
-    NOTES,
     SYSTEM_IS_BUSY,
     USER_IS_BUSY,
     Clip,
@@ -119,7 +118,7 @@ class Studio:
     def drop_clip(self, task: Task, path: str) -> Task:
         """A merge loses a file."""
         changed = self._service.drop_input(task.id, path)
-        return self.change_notes(changed, clips=tuple(clip for clip in clips_of(changed)))
+        return self.change_notes(changed, clips=clips_of(changed))
 
     def _submit(self, type: str, caller: Caller, notes: Notes, arrivals: tuple[Arrival, ...]) -> Task:
         submission = Submission(type=type, draft=True, metadata=notes.put_into({}))
@@ -158,6 +157,3 @@ def read_notes(form: dict[str, Any]) -> Notes:
 
 def _arrival(file: FormFile) -> Arrival:
     return Arrival(file.path, file.name, file.size, Handover.MOVE)
-
-
-__all__ = ["AT_WORK", "NOTES", "Studio", "make_clip", "note_clips", "read_notes"]

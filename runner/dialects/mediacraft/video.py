@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from runner.dialects.mediacraft import legacy, words
-from runner.dialects.mediacraft.legacy import LegacyFault, say, tell_legacy
+from runner.dialects.mediacraft.legacy import LegacyFault, say
 from runner.dialects.mediacraft.pictures import Pictures, frames_of
 from runner.dialects.mediacraft.studio import ENDED_BADLY, Studio
 from runner.dialects.mediacraft.tasks import MAX_BODY_BYTES, send_result
@@ -28,8 +28,6 @@ from runner.web.incoming import UploadSpace
 from runner.web.multipart import Form, FormFile, is_form, received_form
 from runner.web.problems import HttpProblem
 from runner.web.routing import route
-
-__all__ = ["MergeEndpoints", "VideoEndpoints", "tell_legacy"]
 
 MAX_FILE_BYTES: Final = 500 * 1024 * 1024
 MAX_ITEMS: Final = 10

@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from runner.dispatch.delays import Clock, utc_now
 from runner.task import Source
-from runner.web.auth import RENEW_AFTER, cookie_name
+from runner.web.auth import OPEN_PATHS, RENEW_AFTER, cookie_name
 from runner.web.crossing import in_thread
 from runner.web.door import SAFE_METHODS, Admitted, Caller, Entrance, Standing
 from runner.web.keys import COOKIE_AGE, Identity, Signer
@@ -53,7 +53,7 @@ class Visitors:
                 is_fine = is_complete and self._is_young(identity)
                 due = () if is_fine else self._cookies(scope, headers, identity)
                 return Admitted(_browser(identity, Standing.KNOWN), due)
-        if scope["path"].startswith(LEGACY_PREFIX):
+        if scope["path"].startswith(LEGACY_PREFIX) or scope["path"] in OPEN_PATHS:
             return Admitted(Caller(Entrance.TCP, NOBODY, Source.HTTP, NOBODY))
         return await self._welcome(scope, headers)
 
