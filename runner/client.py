@@ -300,10 +300,10 @@ class Client(Verbs):
     def _send(self, request: httpx2.Request) -> httpx2.Response:
         try:
             return self._http.send(request, stream=True)
-        except httpx2.ConnectError:
-            if self._reach is None:
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            # The owner, perhaps another command, has just ended. What was not sent, or only looks, can be asked again.
+            if self._reach is None or not (isinstance(error, httpx2.ConnectError) or request.method == "GET"):
                 raise
-            # Nothing was sent: the owner, perhaps another command, has just ended.
             self._reach()
             return self._http.send(request, stream=True)
 

@@ -95,8 +95,9 @@ def packets_of(path: Path) -> list[str]:
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that a process has started and not yet buried; skips the test where the kernel does not tell."""
+    """The ffmpegs that a process has started and not yet buried; skips the test where the kernel does not tell."""
     listed = list(Path(f"/proc/{pid}/task").glob("*/children"))
     if not listed:
         pytest.skip("needs /proc/<pid>/task/<tid>/children")
-    return [int(child) for file in listed for child in file.read_text().split()]
+    children = [child for file in listed for child in file.read_text().split()]
+    return [int(child) for child in children if "ffmpeg" in Path(f"/proc/{child}/comm").read_text()]
