@@ -125,6 +125,9 @@ class Unpacking:
                     raise refuse(f"{member.filename!r} is a link or a device")
                 if member.flag_bits & 1:
                     raise refuse(f"{member.filename!r} is encrypted")
+                # The library unpacks what it has read of the other kinds in one go, however large that gets.
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise refuse(f"{member.filename!r} is packed in an unusual way")
                 name = self._admit(member.filename)
                 if not member.is_dir():
                     with archive.open(member) as source:

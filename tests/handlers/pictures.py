@@ -23,7 +23,8 @@ def draw(shape: str, chance: random.Random, path: Path) -> Path:
         across = (left, top + offset, left + side, top + offset + 2)
         along = (left + offset, top, left + offset + 2, top + side)
         pen.rectangle(across if shape == "ladder" else along, fill=colour)
-    noise = Image.effect_noise(image.size, 20).convert("RGB")
+    grain = bytes(98 + byte % 61 for byte in chance.randbytes(image.width * image.height))
+    noise = Image.frombytes("L", image.size, grain).convert("RGB")
     ImageChops.add(image, noise, 1, -128).save(path)
     return path
 
