@@ -75,11 +75,14 @@ class Serving:
 
     @property
     def port(self) -> int:
-        """Where it serves HTTP, once it is ready."""
-        found = re.search(r"serving http://127\.0\.0\.1:(\d+)", (self._workspace.root / "serve.log").read_text())
-        if found is None:
-            raise NotMeasured("it does not say where it serves")
-        return int(found[1])
+        """Where it serves HTTP, once it is ready; it says so a moment later."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            log = (self._workspace.root / "serve.log").read_text()
+            if (found := re.search(r"serving http://127\.0\.0\.1:(\d+)\s", log)) is not None:
+                return int(found[1])
+            time.sleep(LOOK_SECONDS)
+        raise NotMeasured("it does not say where it serves")
 
     def await_ready(self) -> float:
         """Seconds from the spawning until `/ready` said yes."""

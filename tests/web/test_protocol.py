@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -19,7 +20,7 @@ from tests.web.conftest import Served, serve_again
 from tests.web.test_tasks import TASKS
 
 HEAD = b"GET /live HTTP/1.1\r\nHost: localhost\r\n"
-SHORT = Patience(head_seconds=0.3, body_seconds=0.3, stall_seconds=0.3, max_connections=400)
+SHORT = Patience(head_seconds=0.3, body_seconds=0.3, stall_seconds=0.3, max_connections=600)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def is_open(port: int) -> bool:
 def test_slow_clients_keep_nobody_else_waiting(hasty: int) -> None:
     """Slowloris: very many half requests; others are answered meanwhile, and all of the slow ones end."""
     with ExitStack() as stack:
-        slow = [stack.enter_context(connect(hasty)) for _ in range(300)]
+        slow = [stack.enter_context(connect(hasty)) for _ in range(500)]
         for connection in slow:
             connection.sendall(HEAD)
         began = time.monotonic()
@@ -176,3 +177,14 @@ def test_a_request_that_is_none_is_answered(idle: Served, sent: bytes, status: i
         connection.sendall(sent)
         answered, problem = answer_on(connection)
     assert (answered, problem.get("code")) == (status, code)
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other(idle: Served) -> None:
+    """Pipelined (RFC 9112, 9.3.2): each answer whole, in order, whatever is gathered on its way out."""
+    paths = [f"/nothing/{number}" for number in range(40)]
+    with connect(idle.port) as connection:
+        connection.sendall(b"".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for path in paths))
+        received = b""
+        while received.count(b"there is nothing at ") < 2 * len(paths):
+            received += connection.recv(65536)
+    assert re.findall(rb'"detail":"there is nothing at ([^"]+)"', received) == [path.encode() for path in paths]
