@@ -1,12 +1,13 @@
 """A handler of the starter set, run as an executor runs it: its payload validated, a real context, private folders."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from runner.config import HandlerConfig
@@ -19,12 +20,18 @@ FOLDER = Path(__file__).parents[2] / "handlers"
 
 
 @cache
-def starters() -> Handlers:
-    """The handlers of the repository, those too that are off by default."""
+def _load() -> tuple[Handlers, Mapping[str, ModuleType]]:
     handlers = Handlers(FOLDER, {"shell": HandlerConfig(enabled=True)})
     handlers.load()
     assert not handlers.errors, handlers.errors
-    return handlers
+    # Now: when other tests load the same folder, its shared files are imported anew, and ours keep theirs.
+    package = f"{package_name(FOLDER)}."
+    return handlers, {name[len(package) :]: it for name, it in sys.modules.items() if name.startswith(f"{package}_")}
+
+
+def starters() -> Handlers:
+    """The handlers of the repository, those too that are off by default."""
+    return _load()[0]
 
 
 def parts_of(type: str) -> Mapping[str, Any]:
@@ -37,8 +44,7 @@ def parts_of(type: str) -> Mapping[str, Any]:
 
 def share(name: str) -> Mapping[str, Any]:
     """What a file that the handlers share defines, such as `_archives`."""
-    starters()
-    return vars(import_module(f"{package_name(FOLDER)}.{name}"))
+    return vars(_load()[1][name])
 
 
 @dataclass
