@@ -34,10 +34,16 @@ def gc(options: Options, dry_run: bool) -> None:
 @common_options
 def why(options: Options, target: str) -> None:
     """Say why a file or a task is not running."""
-    # A name relative to the caller's folder means nothing to the runner.
-    absolute = os.path.abspath(target) if os.path.lexists(target) else target  # noqa: PTH100 keeps symlinks
     with connect(options) as api:
-        explanation = api.get("/why", target=absolute)
+        explanation = api.get("/why", target=_as_the_runner_knows(target))
     if options.as_json:
         return print_json(explanation)
     return click.echo(safe(explanation["text"]))
+
+
+def _as_the_runner_knows(target: str) -> str:
+    """A name relative to the caller's folder means nothing to the runner. The file may have been taken already; its
+    folder is still there."""
+    absolute = os.path.abspath(target)  # noqa: PTH100 keeps symlinks
+    is_here = os.path.lexists(target) or ("/" in target and os.path.isdir(os.path.dirname(absolute)))  # noqa: PTH112, PTH120
+    return absolute if is_here else target

@@ -23,6 +23,8 @@ def test_a_dropped_file_gets_a_result_in_a_folder(cli: Command, serving: Serving
     while not (tasks := cli("ls", "--source", "inbox", "--json").json):
         pass
     assert cli("watch", tasks[0]["id"]).code == 0
+    for target in ("data/inbox/count/note.txt", "count/note.txt"):
+        assert tasks[0]["id"] in cli("why", target).out
     outbox = project / "data" / "outbox" / "count" / "note.txt"
     while not (outbox / "task.json").exists() or not (outbox / "count.txt").exists():
         assert cli("ls").code == 0
