@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.dialects import embedder
 from runner.errors import Degraded
 from runner.service import Service
 from runner.task import Task
@@ -78,6 +79,19 @@ def test_the_times_are_real_and_the_end_is_estimated_from_the_progress(busy: tup
     assert start == task.started_at
     assert abs((end - start) - 2 * (task.progress.updated_at - start)) < timedelta(milliseconds=1)
     assert shown["fileList"] == [{"path": "a.py", "status": "processing", "operate": "add"}]
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?status=running", "?clientId=bob", "?page=2&pageSize=1", "?startTime=2100-01-01T00:00:00Z"]
+)
+def test_among_very_many_tasks_the_index_is_asked(
+    busy: tuple[Spoken, dict[str, str]], monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    """And the answer is the same."""
+    spoken, _ = busy
+    looked_at = spoken.http.get(f"{API}/tasks/running{query}").json()["data"]
+    monkeypatch.setattr(embedder, "MANY", 0)
+    assert spoken.http.get(f"{API}/tasks/running{query}").json()["data"] == looked_at
 
 
 def test_the_files_of_a_request_are_told_by_its_id(busy: tuple[Spoken, dict[str, str]]) -> None:
