@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from runner.config import Config, WebhooksConfig
-from runner.errors import ConfigError, InvalidSubmission
+from runner.errors import ConfigError, DiskFull, InvalidSubmission, KeyConflict, LimitReached, RunnerError
 from runner.intake.admission import Origin, Submission
-from runner.intake.webhooks import message_of, problems_of
+from runner.intake.webhooks import Webhooks, message_of, problems_of
 from runner.service import Role, Service
 from runner.store import TaskQuery
+from runner.store.committer import Done
 from runner.task import Source, Status, Task
 from tests.rig import gate_of
 from tests.site import Answer, Asked, Site
+from tests.store.samples import NOW, make_task
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 20.0
@@ -233,6 +235,41 @@ def test_a_mark_that_cannot_be_read_costs_a_longer_look(place: Place, tmp_path: 
     place.site.wait_for(1)
 
 
+@pytest.mark.parametrize("is_raised", [True, False], ids=["at once", "by the disk"])
+@pytest.mark.parametrize("obstacle", [DiskFull("full"), LimitReached("too many wait")], ids=lambda one: one.code)
+def test_what_is_not_taken_for_now_is_handed_in_later(
+    place: Place, monkeypatch: pytest.MonkeyPatch, obstacle: RunnerError, is_raised: bool
+) -> None:
+    """A full disk and a full queue pass; the message waits for that."""
+    monkeypatch.setattr("runner.intake.webhooks.RETRY_SECONDS", 0)
+    taken: list[Submission] = []
+    obstacles = [obstacle]
+
+    def submit(submission: Submission, _: Origin, done: Done) -> None:
+        error = obstacles.pop() if obstacles else None
+        if error and is_raised:
+            raise error
+        taken.extend([] if error else [submission])
+        done((), error)
+
+    store = place.open().store
+    webhooks = Webhooks(WebhooksConfig(enabled=True), store, submit, lambda *_: None)
+    task = make_task(status="failed", completed_at=NOW, metadata={"webhook": "http://one.example/"})
+    assert [webhooks.run_once([task]), webhooks.run_once([]), webhooks.run_once([])] == [0, 1, 0]
+    assert [submission.payload["url"] for submission in taken] == ["http://one.example/"]
+
+
+def test_a_message_that_is_there_already_is_there(place: Place) -> None:
+    """Also if it was made before a change of the configuration."""
+
+    def submit(_: Submission, __: Origin, done: Done) -> None:
+        done((), KeyConflict("webhook:…", "t2"))
+
+    webhooks = Webhooks(WebhooksConfig(enabled=True), place.open().store, submit, lambda *_: None)
+    task = make_task(status="failed", completed_at=NOW, metadata={"webhook": "http://one.example/"})
+    assert [webhooks.run_once([task]), webhooks.run_once([])] == [1, 0]
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://example.com/", "http://a:b@example.com/", "nonsense", "http://127.0.0.1/", "http://[::1]:8080/"]
 )
@@ -280,8 +317,6 @@ def test_without_a_sender_the_task_says_why_nobody_was_told(place: Place, tmp_pa
 
 def test_a_large_result_is_left_out() -> None:
     """It can be fetched; a receiver's limit is not ours to guess."""
-    from tests.store.samples import NOW, make_task
-
     task = make_task(result="x" * 100_000, completed_at=NOW)
     assert message_of(task)["data"]["result"] is None
     assert message_of(task)["data"]["result_left_out"] is True
