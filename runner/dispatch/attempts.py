@@ -86,7 +86,7 @@ class Attempts:
     """Launches attempts and listens to them. Methods may be called from any thread; it is the executors' monitor.
 
     `chain` is set by whoever puts the parts together, since it submits what this starts. `freed` is told when an
-    attempt has really ended and its slot is free, on whatever thread that happens.
+    attempt has really ended and its slot is free, on whatever thread that happens; what it queues is driven afterwards.
     """
 
     def __init__(
@@ -334,8 +334,9 @@ class Attempts:
             chance=0.5,
         )
         self._running.pop(task.id, None)
-        self._write(_Record(task, Update(task.id, decide)))
+        self._queue(_Record(task, Update(task.id, decide)))
         self._freed(task.id, lane)
+        self._store.drive()  # what `freed` has queued too: whoever launches is not always about to append
 
     def _discard(self, task: Task, ending: Ending) -> None:
         if ending.has_outputs:

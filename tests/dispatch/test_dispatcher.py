@@ -16,6 +16,7 @@ from runner.dispatch.dispatcher import MAX_TICK_SECONDS
 from runner.dispatch.limits import Lane, Limit, Scope
 from runner.errors import DiskFull, IllegalTransition, ShuttingDown, Unavailable
 from runner.events import Watcher
+from runner.execute.assignment import Assignment, Monitor
 from runner.service import limit_rules
 from runner.store import Create, Update
 from runner.task import Outcome, Status, Task
@@ -435,6 +436,26 @@ def test_a_start_that_no_executor_takes_is_put_back(
     rig.advance(seconds)
     ended = rig.until(task)
     assert (ended.status, outcomes(ended)) == (Status.COMPLETED, [Outcome.SNOOZED, Outcome.COMPLETED])
+
+
+def test_what_waited_behind_a_start_that_is_put_back_comes_next(
+    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, though nothing else happens: an attempt that may not be repeated is launched by the syncer."""
+    rig = make_rig(limits__global=1)
+    _, gate = running(rig)
+    rig.submit("once", gate=rig.gate())
+    waiting = rig.submit("echo")
+    run = rig.it._executors.run
+
+    def refuse(assignment: Assignment, monitor: Monitor) -> None:
+        if assignment.task.type == "once":
+            raise Unavailable("no processes")
+        run(assignment, monitor)
+
+    monkeypatch.setattr(rig.it._executors, "run", refuse)
+    gate.open()
+    assert rig.until(waiting).status is Status.COMPLETED
 
 
 # Waiting for files
