@@ -17,6 +17,7 @@ been, which is what at-least-once means. At-most-once handlers wait for the sync
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -138,8 +139,9 @@ class Committer:
 
     def drive(self) -> None:
         """Appends what is queued, unless another thread is doing that. The listener is told on this thread, so no lock
-        may be held that it takes. The main thread leaves it to the committer's: a signal could interrupt it halfway."""
-        if threading.get_ident() == _MAIN_THREAD:
+        may be held that it takes. The main thread leaves it to the committer's: a signal could interrupt it halfway.
+        So does a handler that has called itself many times: the interpreter's limit could."""
+        if threading.get_ident() == _MAIN_THREAD or _is_deep():
             self._calls.put(0)
             return
         for _ in range(MAX_TURNS):
@@ -366,6 +368,15 @@ class Committer:
             for done, tasks, error in batch.answers:
                 if done is not None:
                     done(tasks, error)
+
+
+def _is_deep() -> bool:
+    """Whether half of the calls that the interpreter allows are under way on this thread."""
+    try:
+        sys._getframe(sys.getrecursionlimit() // 2)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse(batch: _Batch, failure: RunnerError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -411,6 +412,23 @@ def test_the_main_thread_never_appends(lazy_store: Store) -> None:
     threads: list[str] = []
     lazy_store.commit((Noting(lambda: threads.append(threading.current_thread().name)),))
     assert threads == ["committer"]
+
+
+def test_a_thread_that_is_deep_in_calls_never_appends(lazy_store: Store) -> None:
+    """A handler that has called itself often hands in tasks too; its `RecursionError` is not the store's."""
+    threads: list[str] = []
+
+    def dive(levels: int) -> None:
+        if levels:
+            dive(levels - 1)
+        else:
+            lazy_store.commit((Noting(lambda: threads.append(threading.current_thread().name)),))
+
+    for levels in (0, sys.getrecursionlimit() - 100):
+        thread = threading.Thread(target=dive, args=(levels,), name="worker")
+        thread.start()
+        thread.join()
+    assert threads == ["worker", "committer"]
 
 
 def test_what_is_queued_while_another_thread_leads_is_appended_by_that_one(lazy_store: Store) -> None:
