@@ -158,12 +158,31 @@ def test_the_same_again_is_a_conflict_for_a_while(served: Served) -> None:
         ({"type": "echo", "process_at": "tomorrow"}, "INVALID_PROCESS_AT"),
         ({"type": "echo", "unique": "x"}, "INVALID_UNIQUE"),
         ({"type": "echo", "priority": "x"}, "INVALID_REQUEST"),
+        ({"type": "echo", "queue": "none"}, "INVALID_QUEUE"),
+        ({"payload": {}}, "INVALID_TASK_TYPE"),
     ],
 )
 def test_a_refusal_has_the_codes_of_both(idle: Served, body: dict[str, Any], code: str) -> None:
     """`code` is ours, `error` and `error_code` are the contract's."""
     problem = idle.tcp.post(TASKS, json=body).json()
     assert (problem["error_code"], problem["error"]) == (code, problem["detail"])
+
+
+def test_what_is_asked_of_a_list_or_a_waiting_task_is_refused_in_the_words_of_both(served: Served) -> None:
+    """A state that there is not, and a task that is deleted while it waits."""
+    assert served.tcp.get(TASKS, params={"status": "gone"}).json()["error_code"] == "INVALID_TASK_STATE"
+    waiting = submit(served, delay="1h")
+    answer = served.tcp.delete(f"{TASKS}/{waiting['id']}")
+    assert (answer.status_code, answer.json()["error_code"]) == (409, "ILLEGAL_TRANSITION")
+
+
+def test_a_stream_is_kept_by_nobody_on_its_way(served: Served) -> None:
+    """Neither by caches nor by proxies that would wait for its end."""
+    task = finished(served, submit(served)["id"])
+    headers = served.tcp.get(f"{TASKS}/{task['id']}/progress/stream").headers
+    assert headers["content-type"].startswith("text/event-stream")
+    wanted = {"cache-control": "no-cache", "connection": "keep-alive", "x-accel-buffering": "no"}
+    assert {name: headers[name] for name in wanted} == wanted
 
 
 @pytest.mark.parametrize("path", ["", "/progress", "/progress/stream", "/progress/history", "/progress/info"])
