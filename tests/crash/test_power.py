@@ -20,7 +20,9 @@ def test_what_was_acknowledged_survives_a_power_cut(tmp_path: Path, soak: int) -
     assert verdict.violations == 0, verdict
 
 
-@pytest.mark.parametrize("sabotage", [sabotage for sabotage in Sabotage if sabotage is not Sabotage.NONE])
+@pytest.mark.parametrize(
+    "sabotage", [Sabotage.JOURNAL_NOT_SYNCED, Sabotage.DROPPED_BEFORE_SYNC, Sabotage.NOT_WAITED_FOR]
+)
 def test_the_suite_notices_what_is_broken_on_purpose(tmp_path: Path, sabotage: Sabotage) -> None:
     """Each of the three orders that the store keeps is needed: without it tasks are lost within a few cuts."""
     for seed in range(12):

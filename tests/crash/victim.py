@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from runner.service import Role, Service
 from runner.store import Transition
 from runner.store.checkpoint import Checkpointer
 from runner.store.files import Files
+from runner.store.journal import Journal, Kind
 from runner.store.writer import Writer
 from runner.task import Source, Status
 
@@ -37,12 +38,14 @@ ORIGIN = Origin(Source.CLI)
 class Sabotage(StrEnum):
     """What is broken on purpose, to see that the suite notices. `JOURNAL_NOT_SYNCED`: acknowledged before it is on the
     disk. `DROPPED_BEFORE_SYNC`: a checkpoint drops segments whose files are not on the disk. `NOT_WAITED_FOR`: it drops
-    them while the files that they describe are still being written."""
+    them while the files that they describe are still being written. `WRITTEN_LATE`: acknowledged before it is even
+    written to the journal, which `kill -9` shows, too."""
 
     NONE = "none"
     JOURNAL_NOT_SYNCED = "journal_not_synced"
     DROPPED_BEFORE_SYNC = "dropped_before_sync"
     NOT_WAITED_FOR = "not_waited_for"
+    WRITTEN_LATE = "written_late"
 
 
 def prepare(root: Path) -> None:
@@ -120,3 +123,15 @@ def break_on_purpose(sabotage: Sabotage) -> None:
         Files.sync_filesystem = lambda self, fd, written: None  # type: ignore[method-assign]
     elif sabotage is Sabotage.NOT_WAITED_FOR:
         Writer.flush = lambda self: None  # type: ignore[method-assign]
+    elif sabotage is Sabotage.WRITTEN_LATE:
+        _append_one_batch_late()
+
+
+def _append_one_batch_late() -> None:
+    append, waiting = Journal.append, list[tuple[Kind, bytes]]()
+
+    def append_late(self: Journal, records: Iterable[tuple[Kind, bytes]]) -> None:
+        append(self, waiting)
+        waiting[:] = records
+
+    Journal.append = append_late  # type: ignore[method-assign]
