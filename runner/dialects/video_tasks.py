@@ -56,7 +56,7 @@ class Cause(StrEnum):
 
 
 class NotCreated(RunnerError):
-    """A film did not become a task; its file lies where it lay, unless `cause` is `INTERNAL`."""
+    """A film did not become a task. Its file lies where it lay, unless Redis went away in the middle."""
 
     code = "not_created"
 
@@ -99,6 +99,7 @@ class VideoTasks:
     def take(self, arrival: Arrival, caller: Caller, source: Source) -> str:
         """The same for a file that may be taken."""
         task_id = str(uuid.uuid4())
+        self._check_queue(task_id)
         if self._shelf is not None:
             self._shelf.prepare(task_id)
         submission, origin = Submission(type=self.type), Origin(source, caller.user_id, (arrival,), task_id=task_id)
@@ -186,6 +187,14 @@ class VideoTasks:
             error=record.get("error_message", "") if status == "FAILED" else "",
             updated_at=record.get("updated_at") or standing.updated_at,
         )
+
+    def _check_queue(self, task_id: str) -> None:
+        """Redis answers: before the file is taken, for there would be nobody to work on it. Raises `NotCreated`."""
+        if self._queue is not None:
+            try:
+                self._queue.find(task_id)
+            except QueueDown as error:
+                raise NotCreated(Cause.UNAVAILABLE, f"failed to create task record: {error}") from error
 
     def _hand_on(self, task: Task) -> None:
         """The task's film is where its processor looks, and the processor is told. Raises `NotCreated`."""

@@ -238,13 +238,15 @@ def test_what_redis_refuses_is_told_by_its_step(client: Client, processor: Proce
 
 
 def test_without_redis_there_is_no_task(tmp_path: Path) -> None:
-    """Nothing stays behind that nobody would work at."""
+    """Nothing stays behind that nobody would work at, and the film is not taken."""
     with handing_on(tmp_path, f"unix://{tmp_path}/none.sock") as spoken:
         client = Client(spoken)
         with client.channel:
-            fault: Fault = fault_of(client.create, client.film("a.mp4"))
+            film = client.film("a.mp4")
+            fault: Fault = fault_of(client.create, film)
         assert fault.code == "UNAVAILABLE"
         assert fault.text.startswith("failed to create task record")
+        assert film.exists()
         assert spoken.http.get("/api/v1/tasks").json() == []
 
 
