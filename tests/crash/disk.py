@@ -175,7 +175,7 @@ class _Round:
         running = self._start(service)
         self._fill()
         if self._sabotage is Sabotage.NEVER_MEASURED:
-            Space.check = _say_full  # type: ignore[method-assign]
+            Space.check = _say_full  # type: ignore[method-assign,assignment]
         self._until(lambda: not service.health().ready, "a full disk is not noticed")
         self._expect_refusal(service)
         self._expect_records(service, running)
