@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
@@ -23,12 +24,23 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from runner.config import WebhooksConfig
-from runner.errors import ConfigError, KeyConflict, LimitReached, Problem, RunnerError, Unavailable, UrlNotAllowed
+from runner.errors import (
+    ConfigError,
+    CorruptRecord,
+    KeyConflict,
+    LimitReached,
+    Problem,
+    RunnerError,
+    Unavailable,
+    UrlNotAllowed,
+)
 from runner.intake.admission import Origin, Submission
 from runner.store import Store, TaskQuery, Transition
+from runner.store.aside import quarantine
 from runner.store.committer import Done, Ticket
 from runner.store.query import MAX_PAGE_SIZE
 from runner.task import Source, Task
+from runner.units import read_instant
 
 HANDLER: Final = "http_call"
 METADATA: Final = "webhook"
@@ -230,6 +242,7 @@ class _Mark:
 
     def __init__(self, store: Store) -> None:
         self._files = store.files
+        self._layout = store.layout
         self._path = f"{store.layout.data}/webhooks.json"
         self._until: datetime | None = None
         self._written_at = 0.0
@@ -262,13 +275,21 @@ class _Mark:
     def read(self) -> datetime | None:
         """From when on something may not have been told; None where there were no webhooks before."""
         try:
-            self._until = datetime.fromisoformat(json.loads(self._files.read(self._path))["until"])
+            self._until = read_instant(json.loads(self._files.read(self._path))["until"])
+            return self._until - DOUBT
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, CorruptRecord) as error:
             _log.warning("%s cannot be read, so the last day is looked at again: %s", self._path, error)
+            self._set_aside(error)
             self._until = datetime.now(UTC) - LONG_AGO
-        return self._until - DOUBT
+            return self._until - DOUBT
+
+    def _set_aside(self, error: Exception) -> None:
+        """What is in its place may be something that no file can be renamed over."""
+        if not isinstance(error, OSError):
+            with suppress(OSError):
+                quarantine(self._files, self._layout, self._path, f"no mark of the webhooks: {error}")
 
     def remove(self) -> None:
         """There are no webhooks; what ends from now on will not be told of later."""

@@ -19,6 +19,7 @@ from runner.task import Source, Status, Task
 from tests.rig import gate_of
 from tests.site import Answer, Asked, Site
 from tests.store.samples import NOW, make_task
+from tests.store.test_corrupt import ruin
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 20.0
@@ -223,13 +224,14 @@ def test_what_ended_while_there_were_no_webhooks_is_not_told_of(place: Place) ->
     assert len(messages(service)) == 1
 
 
-def test_a_mark_that_cannot_be_read_costs_a_longer_look(place: Place, tmp_path: Path) -> None:
-    """Rather tell twice, which the keys prevent, than not at all."""
+@pytest.mark.parametrize("kind", ["torn", "list", "deep", "pipe", "directory", "link"])
+def test_a_mark_that_cannot_be_read_costs_a_longer_look(place: Place, tmp_path: Path, kind: str) -> None:
+    """Rather tell twice, which the keys prevent, than not at all; whatever is in its place."""
     service = place.open()
     service._webhooks.hear = lambda transitions: None  # type: ignore[method-assign]
     run(service, "echo", {"webhook": place.site.url("/hook")})
     place.close()
-    tmp_path.joinpath("data", "webhooks.json").write_text("{")
+    ruin(tmp_path / "data" / "webhooks.json", kind)
 
     place.open()
     place.site.wait_for(1)
