@@ -10,6 +10,7 @@ was, `data` the task, without what is large.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -81,9 +82,9 @@ class Notice:
         """The task that delivers it."""
         event = f"{self.task.id}-{self.task.version}"
         payload = {"url": self.url, "json": message_of(self.task), "sign": True, "insist": True, "message_id": event}
-        return Submission(
-            type=HANDLER, payload=payload, unique_key=f"{KEY_PREFIX}{event}:{self.url}"[:255], max_retries=retries
-        )
+        address = hashlib.sha256(self.url.encode()).hexdigest()[:32]  # a key is shorter than many a URL
+        key = f"{KEY_PREFIX}{event}:{address}"
+        return Submission(type=HANDLER, payload=payload, unique_key=key, max_retries=retries)
 
 
 def message_of(task: Task) -> dict[str, Any]:
