@@ -10,7 +10,9 @@ import pytest
 
 from runner.context import Cancelled, Fail, Retry
 from runner.errors import InvalidSubmission
-from tests.handlers.attempts import Attempt, parts_of
+from runner.task import Status
+from tests.handlers.attempts import FOLDER, Attempt, parts_of
+from tests.rig import Rig, opened
 from tests.site import Answer, Asked, Site
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
@@ -299,3 +301,38 @@ def test_two_bodies_are_one_too_many(tmp_path: Path) -> None:
         with pytest.raises(Fail) as caught:
             attempt(tmp_path, *inputs).run(url="http://127.0.0.1:1/", json=json)
         assert caught.value.code == "wrong_inputs"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A runner with the handlers of this repository."""
+    patient = {"outbound": {"networks": ["127.0.0.1/32"], "silence_timeout": "60s"}}
+    with opened(tmp_path, handlers_dir=FOLDER, handlers__http_call={"config": patient}) as rig:
+        yield rig
+
+
+def test_a_call_outlives_its_runner(site: Site, rig: Rig) -> None:
+    """The next owner makes it again."""
+    released = threading.Event()
+
+    def wait(_: Asked) -> Answer:
+        released.wait()
+        return Answer()
+
+    site.on("/slow", wait)
+    task = rig.submit("http_call", url=site.url("/slow"))
+    site.wait_for(1)
+    rig.close(grace_seconds=0)
+    released.set()
+    rig.open()
+    assert rig.until(task).status is Status.COMPLETED
+
+
+def test_a_task_that_is_cancelled_hangs_up(site: Site, rig: Rig) -> None:
+    """In the middle of an answer that takes its time."""
+    site.on("/drip", Answer(body=b"x" * 10_000, drip=True))
+    task = rig.submit("http_call", url=site.url("/drip"))
+    site.wait_for(1)
+    rig.it.cancel(task.id)
+    assert rig.until(task).status is Status.CANCELLED
+    assert (rig.it.get(task.id).attempt, len(site.asked)) == (1, 1)
