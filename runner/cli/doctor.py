@@ -78,8 +78,11 @@ class _Visit:
     def examine(self) -> Iterator[Finding]:
         """All there is to see; of the owner itself, if there is one, too."""
         yield from self._check_owner()
-        if self._owner is None or not self._is_answering:
+        if self._owner is None:
             yield from Doctor(self._config).examine()
+            return
+        if not self._is_answering:
+            yield from Doctor(self._config, lambda task_id: False).examine()
             return
         with closing(Api(self._socket, Path(self._config.data_dir), lambda: False)) as api:
             yield _check_health(self._socket)

@@ -17,7 +17,7 @@ from tests.store.samples import until
 from tests.store.test_corrupt import ruin
 from tests.test_formats import EXPECTED, Old, copy_to, expected, named, taken
 
-KINDS = ("link", "loop", "pipe", "directory", "empty", "noise", "deep", "list", "null")
+KINDS = ("link", "pipe", "directory", "noise", "deep", "list")
 PLACES = (
     "schedules.json",
     "outbox/.published",
