@@ -11,12 +11,12 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = (
     {"errors", "units", "settings", "config", "logs", "ffmpeg", "outbound", "stills", "strictjson", "task"},
-    {"store", "handlers", "context", "events"},
+    {"store", "handlers", "context", "events", "rpc"},
     {"intake", "dispatch", "execute"},
     {"meters", "totals", "traces", "why"},
     {"service"},
     {"doctor"},
-    {"client", "web", "rpc", "dialects"},
+    {"client", "web", "dialects"},
     {"cli", "__main__"},
 )
 """The parts of the package from the bottom up. `runner` itself is the face of all of them: nothing inside uses it."""

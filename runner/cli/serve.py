@@ -24,9 +24,9 @@ from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note, safe
 from runner.config import Config
 from runner.dialects.listeners import listening_for_dialects, make_app, make_dialects
+from runner.dialects.video_grpc import TaskServer
 from runner.errors import OwnerExists
 from runner.logs import set_up_logs
-from runner.rpc.task_service import TaskServer
 from runner.service import Service
 from runner.web.app import Site
 from runner.web.protocol import Patience

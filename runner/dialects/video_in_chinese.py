@@ -1,5 +1,5 @@
-"""Video-In-Chinese: the gateway, which its pages speak to, is here; its gRPC is in `runner.rpc.task_service`, and what
-both do in `video_tasks`."""
+"""Video-In-Chinese: the gateway, which its pages speak to, is here; its gRPC is in `video_grpc`, and what both
+do in `video_tasks`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from starlette.responses import Response
 
 from runner.dialects.dialect import Dialect
 from runner.dialects.mirror import Mirror
+from runner.dialects.video_grpc import TaskServer, is_installed
 from runner.dialects.video_settings import Changes, VideoSettings
 from runner.dialects.video_tasks import ORIGINAL_NAME, Cause, NotCreated, VideoTasks
 from runner.errors import VersionMismatch
 from runner.handlers.media import HEAD_BYTES, media_type
 from runner.intake.admission import Arrival
-from runner.rpc.task_service import TaskServer, is_installed
 from runner.service import Service
 from runner.store import Handover
 from runner.task import Source

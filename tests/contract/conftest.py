@@ -14,7 +14,7 @@ import pytest
 
 from runner.config import Config
 from runner.dialects.listeners import make_app, make_dialects
-from runner.rpc.task_service import TaskServer
+from runner.dialects.video_grpc import TaskServer
 from runner.service import Service
 from runner.task import Status, Task
 from runner.web.app import Site
