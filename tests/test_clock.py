@@ -112,6 +112,25 @@ def test_a_retry_waits_as_long_as_it_was_to_wait(rig: Rig, jump: float) -> None:
 
 
 @pytest.mark.parametrize("jump", JUMPS, ids=NAMES)
+def test_a_retry_that_is_settled_after_the_clock_was_set_waits_as_long(rig: Rig, jump: float) -> None:
+    """The attempt began by the old time and failed by the new one: ten seconds from then."""
+    gate = rig.gate()
+    task = rig.submit("act", script=["wait", "raise", "done"], gate=gate, delay=5)
+    rig.advance(5)
+    rig.until(task, Status.PROCESSING)
+    rig.advance(jump)
+    rig.close(grace_seconds=0)
+    rig.open()
+    waiting = rig.when(task, lambda now: now.attempt == 2 and now.run_after is not None)
+    assert waiting.run_after == rig.clock.now + timedelta(seconds=10)
+    rig.it.dispatcher.run_once()
+    rig.settle()
+    assert rig.it.get(task.id).status is Status.PENDING
+    rig.advance(11)
+    assert rig.until(task).result == "done"
+
+
+@pytest.mark.parametrize("jump", JUMPS, ids=NAMES)
 def test_schedules_go_on_by_the_new_time_and_fire_nothing_twice(rig: Rig, tmp_path: Path, jump: float) -> None:
     """By the new time, and by the old one when that is back; each instant has one task."""
     hourly = {"tick": ScheduleConfig(cron="0 * * * *", type="echo")}

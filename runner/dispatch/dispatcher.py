@@ -364,13 +364,19 @@ def due_at(task: Task, now: datetime) -> datetime | None:
     if task.run_after is None or task.run_after <= now:
         return None
     if is_ahead(task, now):
-        return now + max(task.run_after - task.updated_at, timedelta(0))
+        return now + max(task.run_after - _settled_at(task), timedelta(0))
     return task.run_after
 
 
 def is_ahead(task: Task, now: datetime) -> bool:
     """Whether a task waits for a retry that was settled by a clock that has been set back since."""
-    return task.attempt > 0 and now < task.updated_at - CLOCK_SLACK
+    return task.attempt > 0 and now < _settled_at(task) - CLOCK_SLACK
+
+
+def _settled_at(task: Task) -> datetime:
+    """When it was settled how long a task waits. `updated_at` never goes back with the clock, and so may be later."""
+    ended_at = task.attempts[-1].ended_at if task.attempts else None
+    return task.updated_at if ended_at is None else ended_at
 
 
 def lane_of(task: Task) -> Lane:
