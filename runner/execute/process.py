@@ -89,11 +89,19 @@ class ProcessExecutor:
         if self._closed:
             raise ShuttingDown("the executor is closed")
         if self._supervisor is None:
-            self._supervisor = _Supervisor(self._preload, self._patience_seconds, self._grace_seconds)
-            self._supervisor.thread.start()
+            self._supervisor = self._start_supervisor()
         if not self._supervisor.thread.is_alive():
             raise Unavailable("the supervisor of handler processes has failed; the runner must be restarted")
         return self._supervisor
+
+    def _start_supervisor(self) -> _Supervisor:
+        supervisor = _Supervisor(self._preload, self._patience_seconds, self._grace_seconds)
+        try:
+            supervisor.thread.start()
+        except RuntimeError:
+            supervisor.let_go()
+            raise
+        return supervisor
 
 
 class _Supervisor:
@@ -130,7 +138,7 @@ class _Supervisor:
             while not self._closing or self._wards:
                 self.run_once()
         finally:
-            self._let_go()
+            self.let_go()
 
     def run_once(self) -> None:
         """Wait for something to happen, or for the next moment that was set, and see to it."""
@@ -290,7 +298,8 @@ class _Supervisor:
         with contextlib.suppress(BlockingIOError):
             self._wake.recv(4096)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Close what is open. On its own thread, or where that could not be started."""
         for thread in self._errands:
             thread.join()
         for ward in self._wards.values():

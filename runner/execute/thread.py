@@ -35,9 +35,9 @@ class ThreadExecutor:
         with self._lock:
             if self._closed:
                 raise ShuttingDown("the executor is closed")
-            self._running[(task.id, task.attempt)] = context
-            if len(self._running) > len(self._workers):
+            if len(self._running) >= len(self._workers):
                 self._start_worker()
+            self._running[(task.id, task.attempt)] = context
         # One queue for all: a worker that is awake takes what comes next, and no sleeping one has to be woken for it.
         self._todo.put((assignment, monitor, context))
 
@@ -65,8 +65,8 @@ class ThreadExecutor:
 
     def _start_worker(self) -> None:
         worker = threading.Thread(target=self._work, name="handler", daemon=True)
-        self._workers.add(worker)
         worker.start()
+        self._workers.add(worker)
 
     def _work(self) -> None:
         """A worker's life: one assignment after the other, until there has been none for a while."""

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def test_a_stop_finds_the_attempt_wherever_it_runs(stage: Stage, source: str) ->
     recorder.line_after("begun")
     stage.executor.stop(assignment.task.id, 1, Stop.CANCELLED)
     assert recorder.wait().outcome is Outcome.CANCELLED
+
+
+@pytest.mark.parametrize("kind", ["@handler\n", "@handler\nasync ", '@handler(isolation="process")\n'])
+def test_an_executor_that_got_no_thread_gets_one_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nothing is left of the attempt that could not begin: the next one runs, and nobody waits for the first one."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = threading.active_count()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            stage.begin(f"{kind}def work(ctx): pass")
+    assert stage.run(f"{kind}def work(ctx): pass").outcome is Outcome.COMPLETED
+    began = time.monotonic()
+    stage.executor.close(grace_seconds=20)
+    assert (time.monotonic() - began < 20, threading.active_count()) == (True, before)
 
 
 def test_executors_that_were_not_used_have_nothing_to_close(tmp_path: Path) -> None:
