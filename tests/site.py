@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
+
+import pytest
 
 LIMIT_SECONDS = 20.0
 """How long a test waits for what must happen."""
@@ -89,6 +92,19 @@ class Site:
             self._server.shutdown()
             thread.join()
             self._server.server_close()
+
+
+def make_certificate(folder: Path, name: str) -> Path:
+    """A certificate for a server of that name, and its key, in one file."""
+    path, key = folder / "both.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-days", "2"]
+    try:
+        subprocess.run([*command, *names, "-keyout", key, "-out", path], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl makes the certificate, and is not installed")
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    return path
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,3 @@
-import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 
 from runner.errors import AnswerTooLarge, ConfigError, Unreachable, UrlNotAllowed
 from runner.outbound import Policy, Resolve, call, check_address, check_url, open_client, read_policy, resolve
-from tests.site import Answer, Asked, Site
+from tests.site import Answer, Asked, Site, make_certificate
 
 HERE = read_policy({"networks": ["127.0.0.1/32"]})
 
@@ -283,16 +282,7 @@ def test_one_connection_serves_many_requests(site: Site) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for secure.example, and its key, in one file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    key = path.with_name("key.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=secure.example", "-addext", "subjectAltName=DNS:secure.example", "-days", "2"]
-    try:
-        subprocess.run([*command, *names, "-keyout", key, "-out", path], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl makes the certificate, and is not installed")
-    path.write_bytes(path.read_bytes() + key.read_bytes())
-    return path
+    return make_certificate(tmp_path_factory.mktemp("tls"), "secure.example")
 
 
 def test_a_pinned_address_must_show_the_certificate_of_the_name(certificate: Path) -> None:

@@ -61,11 +61,15 @@ class Scripted(rpc.TaskExecutorServiceServicer):  # type: ignore[misc]  # genera
 
 
 @contextmanager
-def serving(executor: Scripted, port: int = 0) -> Iterator[Scripted]:
+def serving(executor: Scripted, port: int = 0, certificate: Path | None = None) -> Iterator[Scripted]:
     """The scripted service, on a port."""
     server = grpc.server(ThreadPoolExecutor(8))
     rpc.add_TaskExecutorServiceServicer_to_server(executor, server)
-    executor.port = server.add_insecure_port(f"127.0.0.1:{port}")
+    if certificate:
+        pem = certificate.read_bytes()
+        executor.port = server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([(pem, pem)]))
+    else:
+        executor.port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield executor

@@ -14,6 +14,7 @@ from runner.rpc.grpc_task import Order, Services, read_config, services_of
 from runner.rpc.proto import grpc_task_pb2 as pb
 from tests.handlers.attempts import Attempt
 from tests.rpc.executor import LIMIT_SECONDS, Scripted, completed, ended, progress, serving
+from tests.site import make_certificate
 
 QUICK = {"max_retries": 0}
 
@@ -60,6 +61,19 @@ def test_progress_and_result_are_passed_on(executor: Scripted, tmp_path: Path) -
         (10, "init", "starting"),
         (90, "", ""),
     ]
+
+
+def test_a_connection_can_be_encrypted(tmp_path: Path) -> None:
+    """With the certificate that the configuration trusts; a service that shows another one gets nothing."""
+    certificate = make_certificate(tmp_path, "localhost")
+    with serving(Scripted(), certificate=certificate) as executor:
+        address = f"localhost:{executor.port}"
+        trusting = attempt_at(executor, tmp_path, address=address, tls=True, ca_file=str(certificate))
+        assert trusting.run(service="one")["data"] == {}
+        with pytest.raises(Retry) as caught:
+            attempt_at(executor, tmp_path, address=address, tls=True).run(service="one")
+        assert caught.value.code in ("grpc_unavailable", "service_unhealthy")
+        assert len(executor.asked) == 1
 
 
 def test_the_timeout_is_the_services_unless_the_task_says_one(executor: Scripted, tmp_path: Path) -> None:
