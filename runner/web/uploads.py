@@ -40,6 +40,7 @@ VERSION: Final = "1.0.0"
 MEDIA_TYPE: Final = "application/offset+octet-stream"
 ALGORITHMS: Final = ("sha256", "sha1", "md5")
 CHECKSUM_MISMATCH: Final = 460
+SWEEP_SECONDS: Final = 60.0
 
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
@@ -79,10 +80,14 @@ class UploadFiles:
         self._directory = directory
         self._expires_seconds = expires_seconds
         self._clock = clock
+        self._sweep_at = 0.0
 
     def create(self, upload: Upload) -> None:
-        """An upload of which nothing has come yet. Those that nobody goes on with are removed meanwhile."""
-        self.remove_expired()
+        """An upload of which nothing has come yet. Those that nobody goes on with are removed meanwhile, but not each
+        time: whoever makes very many would have all of them looked at for each."""
+        if (now := self._clock()) >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            self.remove_expired()
         self.path(upload.id).touch(mode=0o600, exist_ok=False)
         self._save(upload)
 
