@@ -23,6 +23,7 @@ class ThreadExecutor:
     def __init__(self) -> None:
         self._todo: SimpleQueue[Work | None] = SimpleQueue()
         self._running: dict[tuple[str, int], Context] = {}
+        self._telling: set[tuple[str, int]] = set()
         self._workers: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
@@ -55,6 +56,8 @@ class ThreadExecutor:
                 for context in self._running.values():
                     context.stop(Stop.DRAINED)
                 self._ended.wait_for(lambda: not self._running, _LAST_CALL_SECONDS)
+            # What has ended is told before whoever closes us closes what it is told to.
+            self._ended.wait_for(lambda: not self._telling)
             workers = tuple(self._workers)
             idle = len(workers) - len(self._running)
         for _ in range(idle):
@@ -87,12 +90,20 @@ class ThreadExecutor:
         context.close()
         # Free first, told second: the next `run` comes from inside `ended`, and this thread then takes it.
         self._rest(assignment)
-        monitor.ended(assignment, ending)
-        monitor.settle(Haste.NOW if self._todo.empty() else Haste.SOON)
+        try:
+            monitor.ended(assignment, ending)
+            monitor.settle(Haste.NOW if self._todo.empty() else Haste.SOON)
+        finally:
+            self._telling.discard((assignment.task.id, assignment.task.attempt))
+            if self._closed:
+                with self._lock:
+                    self._ended.notify_all()
 
     def _rest(self, assignment: Assignment) -> None:
+        key = (assignment.task.id, assignment.task.attempt)
         with self._lock:
-            del self._running[(assignment.task.id, assignment.task.attempt)]
+            self._telling.add(key)
+            del self._running[key]
             if self._closed:
                 self._ended.notify_all()
 

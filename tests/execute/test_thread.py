@@ -20,6 +20,14 @@ WAITS_FOR_STOP = """
             pass
         ctx.check()
 """
+DEAF = """
+    import threading
+    gate = threading.Event()
+    @handler
+    def deaf(ctx):
+        ctx.log.info("begun")
+        gate.wait(30)
+"""
 
 
 @pytest.fixture
@@ -175,21 +183,43 @@ def test_closing_interrupts_what_does_not(stage: Stage) -> None:
 
 def test_closing_does_not_wait_for_a_thread_that_ignores_it(stage: Stage) -> None:
     """It is left behind, and if it ever ends, that is still told."""
-    assignment, recorder = stage.begin(
-        """
-        import threading
-        gate = threading.Event()
-        @handler
-        def deaf(ctx):
-            ctx.log.info("begun")
-            gate.wait(30)
-        """
-    )
+    assignment, recorder = stage.begin(DEAF)
     recorder.line_after("begun")
     stage.executor.close(grace_seconds=0)
     assert not recorder.endings
     assignment.handler.function.__globals__["gate"].set()
     assert recorder.wait().outcome is Outcome.COMPLETED
+
+
+def test_closing_waits_until_an_ending_is_told_though_another_thread_ignores_it(stage: Stage) -> None:
+    """What a thread tells goes to the store, which is closed next."""
+    assignment, deaf = stage.begin(DEAF)
+    deaf.line_after("begun")
+    slow = Slow()
+    stage.executor.run(stage.assign(stage.write("@handler\ndef work(ctx): pass")), slow)
+    assert slow.begun.wait(20)
+    closing = threading.Thread(target=stage.executor.close, args=(0,))
+    closing.start()
+    closing.join(1)
+    assert (closing.is_alive(), slow.endings) == (True, [])
+    slow.gate.set()
+    closing.join(20)
+    assignment.handler.function.__globals__["gate"].set()
+    assert deaf.wait().outcome is Outcome.COMPLETED
+    assert slow.wait().outcome is Outcome.COMPLETED
+
+
+class Slow(Recorder):
+    """A monitor that takes its time to hear of an ending."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def ended(self, assignment: Assignment, ending: Ending, /) -> None:
+        self.begun.set()
+        self.gate.wait(20)
+        super().ended(assignment, ending)
 
 
 def test_nothing_is_taken_after_closing(stage: Stage) -> None:
