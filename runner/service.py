@@ -276,6 +276,13 @@ class Service:
             raise NotFound("task", task_id)
         return task
 
+    def recall(self, task_id: str, user_id: str | None = None) -> Task | None:
+        """The same if no disk has to be asked for it, else None; for who must not wait. Raises `NotFound` likewise."""
+        task = self.store.recall(task_id)
+        if task is not None and user_id is not None and task.user_id != user_id:
+            raise NotFound("task", task_id)
+        return task
+
     def resolve(self, prefix: str, user_id: str | None = None) -> Task:
         """The one task whose id begins like this. Raises `NotFound` where there is none, or more than one."""
         found = self.store.ids_beginning(prefix) if NAME.fullmatch(prefix) else []

@@ -217,6 +217,14 @@ class Store:
                 return task
             # It may have come back into memory behind our back, without ever having had a file.
 
+    def recall(self, task_id: str) -> Task | None:
+        """A task as it is now if that is in memory: it is unfinished, or has just ended. Never waits for the disk."""
+        task = self._find_live(task_id)
+        if task is None:
+            ended = self.writer.find(task_id)
+            task = ended.task if isinstance(ended, Version) else None
+        return task
+
     def is_gone(self, task_id: str) -> bool:
         """Whether there is no such task; False while the disk does not say."""
         try:

@@ -162,7 +162,8 @@ class TaskEndpoints:
         return task if versions is None else check_version(task, versions)
 
     async def _find(self, request: Request) -> Task:
-        return await in_thread(self._service.get, task_id_of(request), caller_of(request).sees)
+        task_id, sees = task_id_of(request), caller_of(request).sees
+        return self._service.recall(task_id, sees) or await in_thread(self._service.get, task_id, sees)
 
 
 def rendered(task: Task, headers: Mapping[str, str] = MappingProxyType({}), **more: Any) -> Response:

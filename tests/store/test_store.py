@@ -277,3 +277,20 @@ def test_the_package_gives_out_what_it_lists_and_nothing_else() -> None:
         assert getattr(runner.store, name).__name__ == name or name == "Done"
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         runner.store.Nothing  # noqa: B018
+
+
+def test_a_task_that_waits_or_has_just_ended_is_recalled_without_the_disk(
+    lazy_store: Store, files: FaultyFiles
+) -> None:
+    """Another one is not, even if it is there."""
+    create(lazy_store, "waits", "ended", "written")
+    finish(lazy_store, "written")
+    lazy_store.writer.flush()
+    finish(lazy_store, "ended")
+    files.fail("open")
+    found = {name: lazy_store.recall(name) for name in ("waits", "ended", "written", "unknown")}
+    files.heal()
+    assert {name: task.status for name, task in found.items() if task} == {
+        "waits": Status.PENDING,
+        "ended": Status.COMPLETED,
+    }
