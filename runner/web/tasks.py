@@ -163,7 +163,8 @@ class TaskEndpoints:
 
     async def _find(self, request: Request) -> Task:
         task_id, sees = task_id_of(request), caller_of(request).sees
-        return self._service.recall(task_id, sees) or await in_thread(self._service.get, task_id, sees)
+        task = self._service.recall(task_id, sees)
+        return await in_thread(self._service.get, task_id, sees) if task is None else task
 
 
 def rendered(task: Task, headers: Mapping[str, str] = MappingProxyType({}), **more: Any) -> Response:
