@@ -22,8 +22,8 @@ from runner.handlers import Delivery
 from runner.store import Store, Transition, Update
 from runner.task import Status, Task, TaskError
 
-CLOCK_SLACK = timedelta(seconds=2)
-"""A clock that goes back by no more than this has been corrected, not set."""
+CLOCK_SLACK = timedelta(minutes=30)
+"""A clock that goes back by no more than this has been corrected, not set: what waits waits for so much longer."""
 MAX_TICK_SECONDS = 1.0
 """A clock may jump, and a wake-up may be lost: everything that waits for a time is looked at this often."""
 
