@@ -248,7 +248,8 @@ class WebhooksConfig(Section):
 
 
 class StorageConfig(Section):
-    """When the store writes, how much room it leaves on the disk, and whether others may write there, too."""
+    """When the store writes, how much room it leaves on the disk, and whether others may write there, or other
+    machines, too."""
 
     write_behind_seconds: Duration = 0.05
     overload_seconds: Length = 2.0
@@ -258,6 +259,7 @@ class StorageConfig(Section):
     min_free_inodes: Whole = 10_000
     ballast_bytes: Size = 16 * 1024**2
     allow_shared: bool = False
+    allow_network: bool = False
 
 
 class Overrides(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from runner.intake.explanation import Explanation
 from runner.intake.folders import Folders, configured_folder, manner_of
 from runner.intake.forecast import LATEST, Forecast, forecast_of
 from runner.intake.inbox import Inbox
+from runner.intake.mounts import check_local
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
 from runner.intake.quota import Quota
@@ -174,6 +176,8 @@ class Service:
         """
         if not self.config.storage.allow_shared:
             check_access(self.store.layout)
+        if not self.config.storage.allow_network:
+            check_local(os.path.abspath(self.store.layout.data))
         if announce is None:
             self._owner.acquire()
         else:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from runner.errors import UnsafeAccess
 from runner.intake.readiness import Trust
 
 MOUNT_TABLE: Final = "/proc/self/mountinfo"
@@ -72,6 +73,22 @@ class Mounts:
                 newly_doubted.append(device)
         self._heard.clear()
         return newly_doubted
+
+
+def check_local(directory: str, table: str = MOUNT_TABLE) -> None:
+    """Raises `UnsafeAccess` for a directory, or the place where it will be made, on a filesystem whose locks and syncs
+    cannot be relied on."""
+    place = directory
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    kind = read_types(table).get(os.stat(place).st_dev, "")
+    if is_remote(kind):
+        raise UnsafeAccess(
+            f"{directory} is on {kind}, where locks and syncs cannot be relied on, and tasks may be lost. Keep it on a "
+            "disk of this machine; a folder to be watched may lie anywhere (inbox.folders).
+"
+            "storage.allow_network lets the runner start all the same"
+        )
 
 
 def is_remote(kind: str) -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.intake.mounts import Mounts, is_remote, read_types
+from runner.errors import UnsafeAccess
+from runner.intake.mounts import Mounts, check_local, is_remote, read_types
 from runner.intake.readiness import Trust
 
 TABLE = """\
@@ -71,3 +72,17 @@ def test_the_kernels_own_table_is_understood() -> None:
     """The root filesystem is in it."""
     if Path("/proc/self/mountinfo").exists():
         assert read_types("/proc/self/mountinfo")
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("ext4", False), ("nfs4", True), ("fuse.sshfs", True), ("tmpfs", False)])
+def test_data_on_another_machine_is_refused(tmp_path: Path, kind: str, refused: bool) -> None:
+    """Before anything is made there, and with what to do."""
+    device = os.stat(tmp_path).st_dev
+    table = tmp_path / "mountinfo"
+    table.write_text(f"36 35 {os.major(device)}:{os.minor(device)} / /somewhere rw - {kind} source rw\n")
+    data = str(tmp_path / "not" / "there" / "yet")
+    if not refused:
+        check_local(data, str(table))
+        return
+    with pytest.raises(UnsafeAccess, match=f"{kind}.*inbox.folders.*\n.*allow_network"):
+        check_local(data, str(table))
