@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -177,7 +176,7 @@ class Service:
         if not self.config.storage.allow_shared:
             check_access(self.store.layout)
         if not self.config.storage.allow_network:
-            check_local(os.path.abspath(self.store.layout.data))
+            check_local(str(Path(self.store.layout.data).absolute()))
         if announce is None:
             self._owner.acquire()
         else:

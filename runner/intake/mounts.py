@@ -85,8 +85,7 @@ def check_local(directory: str, table: str = MOUNT_TABLE) -> None:
     if is_remote(kind):
         raise UnsafeAccess(
             f"{directory} is on {kind}, where locks and syncs cannot be relied on, and tasks may be lost. Keep it on a "
-            "disk of this machine; a folder to be watched may lie anywhere (inbox.folders).
-"
+            "disk of this machine; a folder to be watched may lie anywhere (inbox.folders).\n"
             "storage.allow_network lets the runner start all the same"
         )
 

@@ -77,7 +77,7 @@ def test_the_kernels_own_table_is_understood() -> None:
 @pytest.mark.parametrize(("kind", "refused"), [("ext4", False), ("nfs4", True), ("fuse.sshfs", True), ("tmpfs", False)])
 def test_data_on_another_machine_is_refused(tmp_path: Path, kind: str, refused: bool) -> None:
     """Before anything is made there, and with what to do."""
-    device = os.stat(tmp_path).st_dev
+    device = tmp_path.stat().st_dev
     table = tmp_path / "mountinfo"
     table.write_text(f"36 35 {os.major(device)}:{os.minor(device)} / /somewhere rw - {kind} source rw\n")
     data = str(tmp_path / "not" / "there" / "yet")
