@@ -25,7 +25,7 @@ from typing import BinaryIO, Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from runner.errors import IllegalTransition, NotFound, RunnerError
+from runner.errors import IllegalTransition, NotFound, RunnerError, Unavailable
 from runner.intake.admission import Arrival
 from runner.service import Service
 from runner.store.blobs import Handover
@@ -261,6 +261,8 @@ class UploadEndpoints:
         arrival = Arrival(self._files.path(upload.id), upload.name, upload.length, Handover.MOVE)
         try:
             await in_thread(self._service.add_input, upload.task_id, arrival, caller.sees)
+        except Unavailable:
+            raise  # what has come stays; one more PATCH, with nothing in it, asks again
         except RunnerError:
             # The draft has been started or deleted, or does not take such a file: nobody will ever want it.
             await in_thread(self._files.remove, upload.id)

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from tusclient.client import TusClient
 
-from runner.errors import NotFound
+from runner.errors import DiskFull, NotFound
 from runner.web.uploads import SWEEP_SECONDS, Upload, UploadFiles
 from tests.web.conftest import Served, serve
 from tests.web.test_auth import bearer
@@ -142,6 +142,23 @@ def test_who_did_not_get_the_last_answer_is_told_that_it_is_complete(served: Ser
     assert offset(served, path) == 3
     assert append(served, path, 3, b"").status_code == 204
     assert len(served.tcp.get(f"{TASKS}/{draft}").json()["input_files"]) == 1
+
+
+def test_what_a_full_disk_refuses_at_the_end_is_kept(
+    served: Served, draft: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room again, and an empty piece is enough."""
+    path = begin(served, draft, 4)
+
+    def refuse(*_: object) -> None:
+        raise DiskFull("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.service, "add_input", refuse)
+        assert append(served, path, 0, b"0123").status_code == 507
+    assert offset(served, path) == 4
+    assert append(served, path, 4, b"").status_code == 204
+    assert served.tcp.get(f"{TASKS}/{draft}").json()["status"] == "uploaded"
 
 
 def test_an_empty_file_is_complete_at_once(served: Served, draft: str) -> None:
