@@ -31,7 +31,6 @@ def $name(ctx: Context, greeting: str = "Hello") -> dict[str, int]:
 _TEST: Final = Template('''\
 """Tests of the handler $name."""
 
-from keyword import iskeyword
 from pathlib import Path
 
 from runner.execute.once import run_once
