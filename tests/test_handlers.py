@@ -313,6 +313,12 @@ def test_a_handler_without_parameters_takes_no_payload(folder: Folder) -> None:
         found.validate({"n": 1})
 
 
+def test_an_unknown_parameter_is_answered_with_the_nearest_one(resize: Handlers) -> None:
+    """Whoever mistyped it sees what was meant."""
+    with pytest.raises(InvalidSubmission, match=r"/payload/widht: unknown parameter; did you mean 'width'\?"):
+        resize.get("resize").validate({"widht": 1})
+
+
 def test_a_handler_may_take_what_is_not_named(folder: Folder) -> None:
     """`**options` opens the payload, but not to the name of the context."""
     folder.write("a.py", "@handler\ndef work(ctx, n: int = 1, **options): ...")

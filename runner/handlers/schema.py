@@ -6,9 +6,10 @@ that are not named.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -54,7 +55,7 @@ class Parameters:
         try:
             values = self._model.model_validate(payload)
         except ValidationError as error:
-            raise InvalidSubmission(tuple(_problems(error))) from None
+            raise InvalidSubmission(tuple(_problems(error, self._names))) from None
         fields = values.__dict__
         arguments = {name: fields[f"p{number}"] for number, name in enumerate(self._names)}
         return arguments | self._unnamed(values) if self._open else arguments
@@ -111,9 +112,14 @@ def _model(name: str, fields: dict[str, Any], extra: typing.Literal["allow", "fo
         raise ConfigError(f"{name}(): a parameter cannot be validated: {error.message}") from error
 
 
-def _problems(error: ValidationError) -> Iterator[Problem]:
+def _problems(error: ValidationError, names: Iterable[str]) -> Iterator[Problem]:
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         steps = (str(step).replace("~", "~0").replace("/", "~1") for step in fault["loc"])
         said = fault["msg"].removeprefix("Value error, ")
-        message = "unknown parameter" if fault["type"] == "extra_forbidden" else said
+        message = _unknown(fault["loc"], names) if fault["type"] == "extra_forbidden" else said
         yield Problem("/".join(("/payload", *steps)), message)
+
+
+def _unknown(place: tuple[int | str, ...], names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(str(place[0]), names, 1) if len(place) == 1 else []
+    return f"unknown parameter; did you mean {nearest[0]!r}?" if nearest else "unknown parameter"
