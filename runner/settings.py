@@ -49,7 +49,11 @@ class Settings:
         self.origins[path] = origin
 
     def origin(self, path: KeyPath) -> str:
-        """Where the setting at `path` came from, or what encloses it; "" for a default."""
+        """Where the setting at `path` came from, or what is in it or encloses it; "" for a default."""
+        if path and path not in self.origins:
+            inside = (where for known, where in self.origins.items() if known[: len(path)] == path)
+            if found := next(inside, ""):
+                return found
         return next((self.origins[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.origins), "")
 
     def holds(self, path: KeyPath) -> bool:

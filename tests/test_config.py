@@ -241,6 +241,7 @@ def test_a_wrong_setting_is_named_with_its_line_and_what_is_allowed(file: Path, 
     ("variable", "value", "problem"),
     [
         ("HTTP__PROT", "80", "RUNNER__HTTP__PROT: unknown; did you mean RUNNER__HTTP__PORT?"),
+        ("HTP__PORT", "80", "RUNNER__HTP__PORT: htp: unknown; did you mean http?"),
         ("HTTP_PORT", "80", "RUNNER__HTTP_PORT: unknown; did you mean RUNNER__HTTP__PORT?"),
         ("HTTP__PORT", "x", 'RUNNER__HTTP__PORT: must be a whole number, not "x"'),
         ("HTTP__PORT", "", "RUNNER__HTTP__PORT: must be a whole number, not null"),
