@@ -40,7 +40,7 @@ def _explain_running(task: Task, facts: Mapping[str, object], now: datetime) -> 
 
 def _explain_ended(task: Task, facts: Mapping[str, object]) -> Explanation:
     if task.status is Status.COMPLETED:
-        return Explanation("completed", f"it completed at {task.completed_at}", facts)
+        return Explanation("completed", f"it completed at {task.completed_at:%Y-%m-%d %H:%M:%S} UTC", facts)
     error = task.error
     reason = error.message if error is not None else "no reason is known"
     hint = "runner retry gives it another attempt" if task.status is Status.FAILED else "runner retry revives it"
@@ -67,7 +67,7 @@ def _explain_waiting(
     if standing.is_delayed and task.run_after is not None:
         wait = max(0.0, (task.run_after - now).total_seconds())
         why = f" after: {task.error.message}" if task.error is not None else ""
-        text = f"it waits for {format_duration(round(wait))}, until {task.run_after}{why}"
+        text = f"it waits for {format_duration(round(wait))}, until {task.run_after:%Y-%m-%d %H:%M:%S} UTC{why}"
         return Explanation("delayed", text, {**facts, "run_after": task.run_after.isoformat()})
     return _explain_turn(task, standing, facts, forecast)
 

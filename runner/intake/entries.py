@@ -185,7 +185,7 @@ def log_line(event: Event) -> str:
     """One event as a line of `log.txt`."""
     said = event.data
     if event.kind is Kind.PROGRESS:
-        words = [f"{said.get('percentage', 0):g} %", said.get("stage"), said.get("message")]
+        words = [f"{round(said.get('percentage', 0), 1):g} %", said.get("stage"), said.get("message")]
     else:
         words = [said.get("level"), said.get("message")]
     return f"{event.at:%Y-%m-%d %H:%M:%S} {' '.join(str(word) for word in words if word)}\n"

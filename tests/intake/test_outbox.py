@@ -101,7 +101,7 @@ def test_what_the_handler_said_is_in_the_log(site: Site) -> None:
     task = _drop_and_run(site, "keep/a.txt")
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     said = Event(1, task.id, "local", Kind.LOG, at, {"level": "info", "message": "half way"})
-    shown = Event(2, task.id, "local", Kind.PROGRESS, at, {"percentage": 50.0, "stage": "read", "message": ""})
+    shown = Event(2, task.id, "local", Kind.PROGRESS, at, {"percentage": 50.0449, "stage": "read", "message": ""})
     TaskLogs(Path(site.store.layout.logs)).append([said, shown])
     site.write_outbox()
     log = (_entry(site, "keep/a.txt") / "log.txt").read_text()
