@@ -17,6 +17,7 @@ from typing import Final
 
 from runner.config import Config
 from runner.handlers import Handlers
+from runner.handlers.catalog import remedy
 from runner.intake.mounts import Mounts, is_remote
 from runner.service import Role, store_options
 from runner.store import Files, Layout, Store, Transition
@@ -155,7 +156,7 @@ class Doctor:
         yield Finding("handlers", bool(names), names or f"none in {self._config.handlers_dir}")
         for handler in handlers:
             if missing := handler.missing():
-                yield Finding(handler.name, True, f"unavailable, it lacks {', '.join(missing)}")
+                yield Finding(handler.name, True, f"unavailable, it lacks {remedy(handler, missing)}")
 
 
 class _Deaf:

@@ -195,7 +195,7 @@ class Handlers:
     def _check_requirements(self, handler: Handler) -> None:
         missing = handler.missing()
         if missing:
-            raise UnknownHandler(handler.name, f"handler {handler.name!r} needs {_remedy(handler, missing)}")
+            raise UnknownHandler(handler.name, f"handler {handler.name!r} needs {remedy(handler, missing)}")
         self._complete |= {handler.name}
 
     def _absence(self, type: str) -> str:
@@ -243,6 +243,7 @@ def _may_hold(path: Path, file: _File, type: str) -> bool:
     return file.failure is not None and (path.stem == type or re.search(said, file.source) is not None)
 
 
-def _remedy(handler: Handler, missing: tuple[str, ...]) -> str:
+def remedy(handler: Handler, missing: tuple[str, ...]) -> str:
+    """What a handler lacks, and the command that installs it."""
     command = f"'file-runner[{handler.options.extra}]'" if handler.options.extra else " ".join(missing)
     return f"{', '.join(missing)}: pip install {command}"
