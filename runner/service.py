@@ -109,6 +109,7 @@ class Service:
         self.store = Store(config.data_dir, store_options(config, role), self, files)
         self.totals = Totals(self.store)
         self.handlers = Handlers(config.handlers_dir, config.handlers)
+        self._told_failures: set[str] = set()
         self.events = Events(Path(self.store.layout.logs), self.store.is_gone)
         self._owner = Owner(self.store.files, self.store.layout)
         self._executors = Executors()
@@ -328,7 +329,10 @@ class Service:
             reasons = "; ".join(self._reasons()) or None
             forecast = self.forecast(task.type, task.user_id) if task.status is Status.PENDING else None
             return explain_task(task, self.dispatcher.standing(target), reasons, self._clock(), forecast)
-        return self.inbox.explain(str(Path(self.store.layout.inbox, target)), self.forecast)
+        said = self.inbox.explain(str(Path(self.store.layout.inbox, target)), self.forecast)
+        if said.kind == "unseen" and self._role is not Role.SERVE:
+            return Explanation("unserved", "no runner serves this folder, so nobody takes it; start one: runner serve")
+        return said
 
     def forecast(self, type: str, user_id: str) -> Forecast | None:
         """How long tasks of a type take, and how many of a user may run at once; None if none has completed yet."""
@@ -448,6 +452,7 @@ class Service:
     def _begin_to_watch(self) -> None:
         self.inbox.start()
         self._start_webhooks()
+        self._tell_of_broken_handlers()
         self.handlers.watch(self._handlers_changed)
         self._timetable.start()
         self._schedules.open(self._timetable)
@@ -473,8 +478,17 @@ class Service:
 
     def _handlers_changed(self, names: frozenset[str]) -> None:
         if names:
+            _log.info("handlers that came, changed or went: %s", ", ".join(sorted(names)))
             self._apply_limits()
             self.inbox.refresh()
+        self._tell_of_broken_handlers()
+
+    def _tell_of_broken_handlers(self) -> None:
+        """Once for each fault, however often the file is read again."""
+        failures = {str(failure) for failure in self.handlers.errors.values()}
+        for failure in sorted(failures - self._told_failures):
+            _log.warning("%s; its last good version goes on, if there is one", failure)
+        self._told_failures = failures
 
     def _inbox_failed(self, error: BaseException) -> None:
         self._inbox_failure = error

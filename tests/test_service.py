@@ -293,6 +293,35 @@ def test_changed_limits_hold_for_what_comes_in_and_for_what_starts(rig: Rig) -> 
 # Life
 
 
+def test_without_a_server_a_dropped_file_is_said_to_wait_for_one(tmp_path: Path) -> None:
+    """No scan will come, however long somebody waits for it."""
+    rig = Rig(tmp_path, {})
+    rig.service = Service(rig.config, Role.VISIT, rig.clock)
+    rig.it.start()
+    dropped = Path(rig.it.store.layout.inbox, "echo", "a.txt")
+    dropped.parent.mkdir(parents=True)
+    dropped.write_text("a")
+    assert rig.it.why("echo/a.txt").kind == "unserved"
+    rig.close()
+
+
+def test_a_handler_that_breaks_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever saves it looks at the terminal; other files' changes do not say it again."""
+    rig = Rig(tmp_path, {})
+    rig.open()
+    try:
+        broken = rig.config.handlers_dir / "broken.py"
+        broken.write_text("def (")
+        for _ in range(2):
+            rig.it.handlers.refresh([broken])
+            rig.it._handlers_changed(frozenset())
+        told = [record for record in caplog.records if f"{broken}:1: SyntaxError" in record.message]
+        assert len(told) == 1
+    finally:
+        broken.unlink(missing_ok=True)
+        rig.close()
+
+
 def test_a_visitor_looks_and_changes_and_runs_nothing(tmp_path: Path) -> None:
     """For the length of one command."""
     rig = Rig(tmp_path, {})

@@ -42,8 +42,8 @@ def why(options: Options, target: str) -> None:
 
 
 def _as_the_runner_knows(target: str) -> str:
-    """A name relative to the caller's folder means nothing to the runner. The file may have been taken already; its
-    folder is still there."""
+    """A name relative to the caller's folder means nothing to the runner. The file may have been taken already, and
+    its folder be gone; where the name begins is still there."""
     absolute = os.path.abspath(target)  # noqa: PTH100 keeps symlinks
-    is_here = os.path.lexists(target) or ("/" in target and os.path.isdir(os.path.dirname(absolute)))  # noqa: PTH112, PTH120
+    is_here = os.path.lexists(target) or ("/" in target and os.path.isdir(target.partition("/")[0]))  # noqa: PTH112
     return absolute if is_here else target

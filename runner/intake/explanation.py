@@ -67,6 +67,11 @@ def explain(path: str, known: Knowledge, now: float, forecast: Forecaster) -> Ex
 def _explain_absent(path: str, known: Knowledge) -> Explanation:
     task_id = known.taking.taken.get(path)
     if task_id is None:
+        place = known.folders.locate(path)
+        if place.folder is not None and place.standing is Standing.FILE:
+            refused = f"{place.folder.error_path}/{place.name}"
+            if os.path.lexists(refused):
+                return _explain_rejected(refused)
         return Explanation("absent", f"there is no {shown(path)}, and no file was taken from there lately")
     return Explanation("taken", f"it was taken as task {task_id}", {"task_id": task_id})
 

@@ -228,7 +228,7 @@ def _open_beside(fd: int, name: str) -> int:
 
 def _read_document(fd: int, ready: Ready, base: str) -> Finding:
     if not base.endswith(SUFFIX):
-        return Held(Why.STRAY, "it lies beside the handlers' folders, not in one of them")
+        return Held(Why.STRAY, "it lies beside the handlers' folders, not in one of them; move it into one")
     try:
         ready.payload = read_object(fd, base)
     except InvalidSubmission as error:

@@ -380,6 +380,7 @@ class Taking:
             self._hold(reject.folder, reject.name, Held(Why.UNREADABLE, reason), now, summary)
         else:
             self._holds.release(reject.folder.absolute(reject.name))
+            self.taken.pop(reject.folder.absolute(reject.name), None)
             if sidecar is not None:
                 self._holds.release(reject.folder.absolute(sidecar))
             summary.refused += 1

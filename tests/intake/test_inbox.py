@@ -487,6 +487,7 @@ def test_every_place_has_an_explanation(site: Site) -> None:
     assert _why(site, "keep/never.txt") == "absent"
     assert _why(site, "notes.txt") == "stray"
     assert _why(site, "table/error/a.txt") == "rejected"
+    assert _why(site, "table/a.txt") == "rejected"
     assert _why(site, "keep") == "folder"
     assert _why(site, "../elsewhere") == "outside"
     assert site.drop("keep/b.txt").exists()
