@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from runner.store import Files, Transition
 from runner.task import Status, Task
@@ -36,6 +37,15 @@ class Histogram:
         self.total += value
 
 
+class LastError(NamedTuple):
+    """How the latest attempt of a type that did not complete ended."""
+
+    at: datetime
+    task_id: str
+    code: str
+    message: str
+
+
 class Meters:
     """All of them."""
 
@@ -44,6 +54,15 @@ class Meters:
         self.sync_seconds = Histogram(SYNC_SECONDS)
         self.inbox_lag_seconds = Histogram(LAG_SECONDS)
         self.attempt_seconds: dict[tuple[str, str], Histogram] = {}
+        self._last_errors: dict[str, LastError] = {}
+
+    def attempts_of(self, type: str) -> dict[str, int]:
+        """How many attempts of a type have ended since the start, by outcome."""
+        return {outcome: sum(it.counts) for (name, outcome), it in tuple(self.attempt_seconds.items()) if name == type}
+
+    def last_error_of(self, type: str) -> LastError | None:
+        """The latest fault of a type since the start."""
+        return self._last_errors.get(type)
 
     def hear(self, transitions: Sequence[Transition]) -> None:
         """A batch was committed. On the thread that commits."""
@@ -58,6 +77,9 @@ class Meters:
         attempt = task.attempts[-1]
         if attempt.ended_at is None or attempt.outcome is None:
             return
+        if attempt.error is not None:
+            error = attempt.error
+            self._last_errors[task.type] = LastError(attempt.ended_at, task.id, error.code, error.message)
         kind = (task.type, str(attempt.outcome))
         histogram = self.attempt_seconds.get(kind)
         if histogram is None:

@@ -456,6 +456,9 @@ class Service:
         self.handlers.watch(self._handlers_changed)
         self._timetable.start()
         self._schedules.open(self._timetable)
+        for name, schedule in self.config.schedules.items():
+            if self.handlers.find(schedule.type) is None:
+                _log.warning("schedule %s: there is no handler %s, yet; nothing will run", name, schedule.type)
         self._timetable.every(self.config.retention.interval, "cleanup", self._cleanup.run_by_itself)
         self._timetable.every(LOOK_SECONDS, "vanished", self._vanished.run_once)
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from runner import task as moves
-from runner.meters import Histogram, MeteredFiles, Meters
+from runner.meters import Histogram, LastError, MeteredFiles, Meters
 from runner.store import Transition
-from runner.task import Drop, Outcome, Source, Status, Task
+from runner.task import Drop, Outcome, Source, Status, Task, TaskError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -44,6 +44,18 @@ def test_an_attempt_is_measured_when_it_ends() -> None:
     meters.hear([Transition(Status.PROCESSING, lost)])
     assert ("echo", "lost") in meters.attempt_seconds
     assert meters.batch_tasks.total == 5
+
+
+def test_the_last_error_of_a_type_is_known() -> None:
+    """With the task to look at; a later success does not hide it."""
+    meters = Meters()
+    running = moves.start(pending(), NOW)
+    failed = moves.fail(running, 1, NOW, error=TaskError(code="broken", message="it broke"))
+    meters.hear([Transition(Status.PROCESSING, failed)])
+    meters.hear([Transition(Status.PROCESSING, moves.complete(running, 1, NOW))])
+    assert meters.last_error_of("echo") == LastError(NOW, "t", "broken", "it broke")
+    assert meters.attempts_of("echo") == {"failed": 1, "completed": 1}
+    assert (meters.last_error_of("other"), meters.attempts_of("other")) == (None, {})
 
 
 def test_a_dropped_file_is_measured_from_its_last_change() -> None:

@@ -96,10 +96,21 @@ def print_handler(options: Options, handler: dict[str, Any]) -> None:
             **{name: value for name, value in handler["options"].items() if name != "accepts"},
         }
     )
+    _print_health(handler.get("health"))
     rows = _parameter_rows(handler["schema"])
     if rows:
         click.echo()
         print_table(("parameter", "type", "default", ""), rows)
+
+
+def _print_health(health: dict[str, Any] | None) -> None:
+    """How it fared since the runner was started."""
+    if health is None:
+        return
+    error = health["last_error"]
+    attempts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(health["attempts"].items()))
+    told = error and f"{error['at']}  {error['code']}: {error['message']}  (task {error['task_id']})"
+    print_fields({"attempts": attempts or "none since the start", "last error": told})
 
 
 def _parameter_rows(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:

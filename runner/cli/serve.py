@@ -123,7 +123,7 @@ def _print_addresses(
         known = {"address": address, "api": f"{address}/api/v1", "inbox": str(inbox)}
         print_json({**known, "dialects": dialects, "grpc": grpc[0] if grpc else None})
     else:
-        click.echo(f"serving {address}  (API: {address}/api/v1)\ninbox   {safe(str(inbox))}")
+        click.echo(f"serving {address}  (API: {address}/docs)\ninbox   {safe(str(inbox))}")
         for name, listener in ports.items():
             click.echo(f"dialect {_address(listener)}  ({name})")
         for at in grpc:

@@ -80,7 +80,7 @@ def task_servers(site: Site, films: VideoTasks) -> Iterator[TaskServer]:
     if is_installed():
         yield TaskServer(site, films)
     else:
-        _log.info("gRPC is not served: it needs the extra `grpc`")
+        _log.info("gRPC is not served: it needs the extra `grpc`: pip install 'file-runner[grpc]'")
 
 
 class Gateway:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import deque
@@ -21,6 +22,8 @@ from runner.execute.assignment import Assignment, Ending, Executor, Haste, Stop
 from runner.handlers import Handler, HandlerOptions
 from runner.store import Create, Store, Update
 from runner.task import FileState, Outcome, Progress, Task, TaskError
+
+_log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 2.0
 """What an attempt says is made durable, and so visible in the task's file, at most this often."""
@@ -188,7 +191,7 @@ class Attempts:
         running = self._running[assignment.task.id]
         running.is_over = True
         if ending.traceback:
-            self._events.log(assignment.task, "error", ending.traceback)
+            self._tell_of_fault(assignment.task, ending)
         if running.told is None:
             self._conclude(running, ending)
             return
@@ -337,6 +340,11 @@ class Attempts:
         self._queue(_Record(task, Update(task.id, decide)))
         self._freed(task.id, lane)
         self._store.drive()  # what `freed` has queued too: whoever launches is not always about to append
+
+    def _tell_of_fault(self, task: Task, ending: Ending) -> None:
+        self._events.log(task, "error", ending.traceback)
+        message = ending.error.message if ending.error else ending.outcome
+        _log.warning("%s failed: %s (task %s, attempt %d; more in its log)", task.type, message, task.id, task.attempt)
 
     def _discard(self, task: Task, ending: Ending) -> None:
         if ending.has_outputs:

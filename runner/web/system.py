@@ -37,7 +37,7 @@ class SystemEndpoints:
         handler = self._service.handlers.find(request.path_params["name"])
         if handler is None:
             raise NotFound("handler", request.path_params["name"])
-        return _json(await in_thread(_described, handler, caller_of(request)))
+        return _json(await in_thread(self._described, handler, caller_of(request)))
 
     async def queue_stats(self, request: Request) -> Response:
         """`GET /queues/stats`."""
@@ -100,11 +100,21 @@ class SystemEndpoints:
         """How the services are that tasks are handed on to; what they say of themselves is for the runner's admin."""
         return service_health(self._service.config) if caller_of(request).is_admin else {}
 
+    def _described(self, handler: Handler, caller: Caller) -> dict[str, Any]:
+        """The handler as `caller` may see it: where its file lies, and how it fares, is for the admin."""
+        description = describe_handler(handler)
+        if not caller.is_admin:
+            return {**description, "path": None, "health": None}
+        meters = self._service.meters
+        error = meters.last_error_of(handler.name)
+        health = {"attempts": meters.attempts_of(handler.name), "last_error": error and error._asdict()}
+        return {**description, "health": health}
+
     def _describe_handlers(self, caller: Caller) -> dict[str, Any]:
         handlers = self._service.handlers
         failures = handlers.errors.values() if caller.is_admin else ()
         return {
-            "handlers": [_described(handler, caller) for handler in handlers],
+            "handlers": [self._described(handler, caller) for handler in handlers],
             "errors": [_describe_failure(failure) for failure in failures],
         }
 
@@ -124,12 +134,6 @@ def describe_handler(handler: Handler) -> dict[str, Any]:
         "version": handler.version,
         "path": str(handler.path),
     }
-
-
-def _described(handler: Handler, caller: Caller) -> dict[str, Any]:
-    """The handler as `caller` may see it: where its file lies is for the admin."""
-    description = describe_handler(handler)
-    return description if caller.is_admin else {**description, "path": None}
 
 
 def _describe_failure(failure: LoadFailure) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import httpx2
 from runner.web.app import create_app
 from runner.web.server import CLOSE_SECONDS, served_in_thread
 from tests.web.conftest import Served
-from tests.web.test_tasks import TASKS, submit
+from tests.web.test_tasks import TASKS, finished, submit
 
 
 def test_both_entrances_show_the_same_tasks(served: Served) -> None:
@@ -104,3 +104,11 @@ def test_stopping_ends_open_streams_and_long_polls(served: Served, tmp_path: Pat
         client.join()
     assert sorted(done) == ["processing", "status"]
     assert not path.exists()
+
+
+def test_how_a_handler_fares_is_told_to_the_admin(served: Served) -> None:
+    """What came of its attempts since the start, and its last error with the task to look at."""
+    task = finished(served, submit(served, "fail")["id"])
+    health = served.socket.get("/api/v1/handlers/fail").json()["health"]
+    assert health["attempts"] == {"failed": 1}
+    assert health["last_error"]["task_id"] == task["id"]
