@@ -477,6 +477,12 @@ def estimate(task: Task, progress: Progress | None, now: datetime) -> datetime |
     return now + timedelta(seconds=remaining) if 0 <= remaining <= MAX_ESTIMATE_SECONDS else None
 
 
+def show_progress(task: Task, progress: Progress) -> Task:
+    """The task as readers see it while it runs: how far it is, and when it will end. Not a new version."""
+    ends = estimate(task, progress, progress.updated_at or task.updated_at)
+    return _copy(task, {"progress": progress, "estimated_completion_at": ends})
+
+
 def _name_of(paths: tuple[str, ...]) -> str | None:
     return paths[0].rpartition("/")[2] if paths else None
 

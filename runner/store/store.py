@@ -29,7 +29,7 @@ from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
 from runner.store.space import Floors, Space, is_full
 from runner.store.users import User, read_user
 from runner.store.writer import Document, Pace, Version, Writer
-from runner.task import Progress, Status, Task, estimate, from_json, to_compact_json
+from runner.task import Progress, Status, Task, from_json, show_progress, to_compact_json
 
 _ID = re.compile("[0-9A-Za-z_-]{1,64}")
 _ATTEMPT = re.compile(r"[0-9A-Za-z_-]{1,64}\.[0-9]+(\.scratch)?")
@@ -435,8 +435,7 @@ class Store:
         attempt, progress = self._progress.get(task.id, (0, None))
         if progress is None or attempt != task.attempt or task.status is not Status.PROCESSING:
             return task
-        ends = estimate(task, progress, progress.updated_at or task.updated_at)
-        return task.model_copy(update={"progress": progress, "estimated_completion_at": ends})
+        return show_progress(task, progress)
 
     def _find_live(self, task_id: str) -> Task | None:
         live = self._live.get(task_id)
