@@ -23,7 +23,7 @@ from runner.store.files import Files, Layout, give_back_memory
 from runner.store.index import Index
 from runner.store.journal import Journal
 from runner.store.query import TaskPage, TaskQuery
-from runner.store.records import RemovedUser
+from runner.store.records import Removal, RemovedUser
 from runner.store.recovery import Recovered, check_format, clear_the_way, recover
 from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
 from runner.store.space import Floors, Space, is_full
@@ -410,8 +410,11 @@ class Store:
         return DirectPen(self.files, self.layout)
 
     def _forget_keys(self, indexed: Collection[Document]) -> None:
-        """Their rows have their keys now."""
+        """Their rows have their keys now, or are gone like their tasks."""
+        removed = {document.task_id for document in indexed if isinstance(document, Removal)}
         with self._lock:
+            if removed:
+                self._keys = {key: task_id for key, task_id in self._keys.items() if task_id not in removed}
             for document in indexed:
                 if isinstance(document, Version) and document.task.unique_key is not None:
                     key = (document.task.user_id, document.task.unique_key)

@@ -188,6 +188,14 @@ def test_a_removed_draft_gives_its_key_back(lazy_store: Store) -> None:
     assert taken_by(lazy_store) is None
 
 
+def test_a_key_whose_task_is_removed_before_it_has_a_row_is_forgotten(lazy_store: Store) -> None:
+    """Whether that comes in one batch with it or later: nobody would ever take it out of memory."""
+    create(lazy_store, "t1", unique_key="k", status=Status.CREATED)
+    lazy_store.commit((Create(make_task("t2", unique_key="l", status=Status.CREATED)), Remove("t2"), Remove("t1")))
+    lazy_store.writer.flush_rows()
+    assert lazy_store._keys == {}
+
+
 def test_a_key_survives_a_failed_task_that_is_retried(lazy_store: Store) -> None:
     """It is the same task still."""
     create(lazy_store, "t1", unique_key="k")
