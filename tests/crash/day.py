@@ -55,7 +55,7 @@ LOOK_SECONDS = 0.02
 HEALING_LOOKS = 250
 """So often, which is 5 seconds, until tasks are accepted again. Looks are counted and not time: the machine may be
 busy with something else."""
-END_SECONDS = 60.0
+END_LOOKS = 120
 INBOX_LOOKS = 20
 
 
@@ -150,7 +150,7 @@ class Day:
             except Unavailable:
                 time.sleep(LOOK_SECONDS)
             else:
-                if not self._service.wait(task.id, END_SECONDS).is_terminal:
+                if not await_end(self._service, task).is_terminal:
                     self._oracle.note("E", "a task is accepted, and not run")
                 return
         self._oracle.note("E", f"it does not heal: {'; '.join(self._service.health().reasons)}")
@@ -241,6 +241,14 @@ class Day:
         self._service.list_tasks(TaskQuery())
         self._service.queue_stats()
         self._service.health()
+
+
+def await_end(service: Service, task: Task) -> Task:
+    """The task as it has ended, or as it stands after two minutes. Looks are counted, a second each: see `looks`."""
+    for _ in range(END_LOOKS):
+        if (task := service.wait(task.id, 1)).is_terminal:
+            break
+    return task
 
 
 def _drop(path: Path) -> Origin:

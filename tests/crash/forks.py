@@ -13,12 +13,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 FAULT = 70
 """The exit status of a child whose work raised."""
+
+
+def looks(seconds: float, pause: float = 0.001) -> Iterator[None]:
+    """As many looks as fit into that time, with a pause behind each. They are counted, and not the time: the machine
+    may be busy with something else, and this process stopped."""
+    for _ in range(round(seconds / pause)):
+        yield
+        time.sleep(pause)
 
 
 class Child:
@@ -50,11 +58,11 @@ class Child:
 
     def wait_for(self, seconds: float) -> int | None:
         """The same, or None if it does not end in time; then it says on stderr where it hangs, and is killed."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            if (status := self.poll()) is not None:
-                return status
-            time.sleep(0.001)
+        for _ in looks(seconds):
+            if self.poll() is not None:
+                break
+        if (status := self.poll()) is not None:
+            return status
         os.kill(self.pid, signal.SIGUSR1)
         time.sleep(0.5)
         self.kill()

@@ -21,12 +21,11 @@ from runner.store.committer import Committer
 from runner.store.journal import Journal
 from runner.store.writer import Writer
 from runner.task import Status, from_json
-from tests.crash.day import CONTENT, Day, Oracle, Said, make_service, prepare
+from tests.crash.day import CONTENT, Day, Oracle, Said, await_end, make_service, prepare
 from tests.crash.faulty import Fault, FaultyFiles
 from tests.crash.forks import FAULT, Child, ask_child
 
 HANG_SECONDS = 150.0
-END_SECONDS = 60.0
 """Long, for a machine that does something else for a while: only what hangs takes so long."""
 UNTOUCHED = 3
 """The exit status of a life in which nothing failed."""
@@ -206,7 +205,7 @@ def _find_stuck(service: Service) -> Iterator[str]:
     """What is left to do gets done."""
     for task in list(service.store.live()):
         is_waiting = task.status in (Status.PENDING, Status.PROCESSING) and task.run_after is None
-        if is_waiting and not (ended := service.wait(task.id, END_SECONDS)).is_terminal:
+        if is_waiting and not (ended := await_end(service, task)).is_terminal:
             yield f"stuck: {ended.id} is {ended.status}"
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import time
-import traceback
 from pathlib import Path
 
+from tests.crash.forks import Child
 from tests.crash.judge import Told, Verdict, judge
-from tests.crash.victim import Sabotage, live_and_die, prepare
+from tests.crash.victim import Sabotage, await_opening, live_and_die, prepare, size_of
 
 LIVES_A_DIRECTORY = 50
 LONGEST_LIFE_SECONDS = 0.02
-OPEN_SECONDS = 10.0
 
 
 def run_kills(root: Path, kills: int, seed: int = 0, sabotage: Sabotage = Sabotage.NONE) -> Verdict:
@@ -34,33 +31,12 @@ def run_kills(root: Path, kills: int, seed: int = 0, sabotage: Sabotage = Sabota
 
 def _live_through(root: Path, directory: Path, lives: int, chance: random.Random, sabotage: Sabotage) -> None:
     directory.mkdir()
-    oracle = directory / "oracle"
+    oracle, stderr = directory / "oracle", directory / "stderr"
     for _ in range(lives):
-        child = os.fork()
-        if child == 0:
-            _be_a_victim(root, directory, oracle, sabotage)
+        said = size_of(oracle)
+        victim = Child(lambda: live_and_die(root, directory / "data", oracle, "process", sabotage), stderr)
         if chance.random() < 0.8:  # else it dies while it recovers
-            _await_opening(oracle, child)
+            await_opening(oracle, said, victim, stderr)
         time.sleep(chance.random() * LONGEST_LIFE_SECONDS)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
-def _be_a_victim(root: Path, directory: Path, oracle: Path, sabotage: Sabotage) -> None:
-    try:
-        live_and_die(root, directory / "data", oracle, "process", sabotage)
-    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
-        traceback.print_exc()
-    finally:
-        os._exit(70)
-
-
-def _await_opening(oracle: Path, child: int) -> None:
-    """Until the child says that it has opened its directory."""
-    before = oracle.stat().st_size if oracle.exists() else 0
-    until = time.monotonic() + OPEN_SECONDS
-    while not (oracle.exists() and oracle.stat().st_size > before):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended or time.monotonic() > until:
-            raise AssertionError(f"the victim did not open its directory: status {status}")
-        time.sleep(0.0005)
+        victim.kill()
+        victim.wait()

@@ -23,7 +23,7 @@ from runner.execute.assignment import Assignment, Ending
 from runner.intake.admission import Submission
 from runner.service import Service
 from runner.task import Status, Task
-from tests.crash.day import ORIGIN, make_service
+from tests.crash.day import ORIGIN, await_end, make_service
 from tests.crash.forks import Child, ask_child
 
 LOOK_SECONDS = 0.01
@@ -278,7 +278,7 @@ def _own(root: Path, folder: Path, kind: str, sabotage: Sabotage) -> None:
     service.open(announce=lambda owner: None)
     task = _find(service) or _submit(service, folder, kind)
     service.run_tasks()
-    ended = service.wait(task.id, END_SECONDS)
+    ended = await_end(service, task)
     assert ended.is_terminal, f"the task is {ended.status} and does not end"
     service.close()
 

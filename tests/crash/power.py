@@ -10,22 +10,20 @@ import fcntl
 import os
 import random
 import shutil
-import signal
 import struct
 import time
-import traceback
 from pathlib import Path
 
 from tests.crash import mounts
+from tests.crash.forks import Child
 from tests.crash.judge import Told, Verdict, judge
 from tests.crash.mounts import make_ext4, mounted
-from tests.crash.victim import Sabotage, live_and_die, prepare
+from tests.crash.victim import Sabotage, await_opening, live_and_die, prepare
 
 FS_IOC_SHUTDOWN = 0x8004587D
 FLUSH_LOG, LOSE_LOG = 1, 2
 IMAGE_BYTES = 96 * 1024 * 1024
 LONGEST_LIFE_SECONDS = 0.3
-OPEN_SECONDS = 20.0
 
 
 def obstacle() -> str | None:
@@ -56,35 +54,16 @@ def _cut_once(root: Path, directory: Path, chance: random.Random, sabotage: Sabo
 
 def _run_until_cut(root: Path, mount: Path, oracle: Path, chance: random.Random, sabotage: Sabotage) -> float:
     """When the cut began: an acknowledgement that races with it may say too much."""
-    child = os.fork()
-    if child == 0:
-        _be_a_victim(root, mount, oracle, sabotage)
+    stderr = mount.with_name("stderr")  # not to be seen: its threads complain about the disk that went away
+    victim = Child(lambda: live_and_die(root, mount / "data", oracle, "full", sabotage), stderr)
     try:
-        _await_opening(oracle, child)
+        await_opening(oracle, 0, victim, stderr)
         time.sleep(0.01 + chance.random() * LONGEST_LIFE_SECONDS)
         fd = os.open(mount, os.O_RDONLY)
         cut_at = time.monotonic()
         fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", chance.choice((FLUSH_LOG, LOSE_LOG))))
         os.close(fd)
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        victim.kill()
+        victim.wait()
     return cut_at
-
-
-def _be_a_victim(root: Path, mount: Path, oracle: Path, sabotage: Sabotage) -> None:
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # its threads complain about the disk that went away
-        live_and_die(root, mount / "data", oracle, "full", sabotage)
-    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
-        traceback.print_exc()
-    finally:
-        signal.pause()
-
-
-def _await_opening(oracle: Path, child: int) -> None:
-    until = time.monotonic() + OPEN_SECONDS
-    while not (oracle.exists() and oracle.stat().st_size > 0):
-        if time.monotonic() > until:
-            raise AssertionError("the victim did not open its directory")
-        time.sleep(0.0005)

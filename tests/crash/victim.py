@@ -23,6 +23,7 @@ from runner.store.files import Files
 from runner.store.journal import Journal, Kind
 from runner.store.writer import Writer
 from runner.task import Source, Status
+from tests.crash.forks import Child, looks
 
 HANDLER = '''
 from runner import handler
@@ -33,6 +34,7 @@ def noop(ctx, number: int) -> int:
     return number
 '''
 ORIGIN = Origin(Source.CLI)
+OPEN_SECONDS = 20.0
 
 
 class Sabotage(StrEnum):
@@ -100,6 +102,23 @@ def live_and_die(root: Path, data: Path, oracle: Path, durability: str, sabotage
         number += 1
         for task in service.submit_many([(Submission(type="noop", payload={"number": number}), ORIGIN)] * 3):
             note("A", task.id)
+
+
+def await_opening(oracle: Path, said: int, victim: Child, stderr: Path) -> None:
+    """Until the victim says that it has opened its directory: more than the `said` bytes that were there before it.
+    Raises `AssertionError` if it ends or hangs."""
+    for _ in looks(OPEN_SECONDS):
+        if size_of(oracle) > said:
+            return
+        if victim.poll() is not None:
+            break
+    status = victim.wait_for(0)
+    raise AssertionError(f"the victim did not open its directory: status {status}\n{stderr.read_text()}")
+
+
+def size_of(oracle: Path) -> int:
+    """How many bytes have been said so far."""
+    return oracle.stat().st_size if oracle.exists() else 0
 
 
 def listen(service: Service, note: Callable[[str, str], None]) -> None:
