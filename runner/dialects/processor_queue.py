@@ -27,6 +27,7 @@ CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 3.0
 RETRIES: Final = 3
 MAX_CONNECTIONS: Final = 10
+ENDED: Final = frozenset({"COMPLETED", "FAILED"})
 
 
 class QueueDown(Unavailable):
@@ -112,9 +113,27 @@ class ProcessorQueue:
             self._client.lrem(PENDING, 0, order.task_id if self._config.queue_format == "id" else _entry(order))
 
     def forget(self, task_id: str) -> None:
-        """There is no such task any more."""
+        """There is no such task any more, and nothing to begin with."""
         with self._told():
+            # In this order: if Redis goes away in between, what is left is found by its record.
+            for entry in self._entries(task_id) if self._client.exists(_key(task_id)) else ():
+                self._client.lrem(PENDING, 0, entry)
             self._client.delete(_key(task_id))
+
+    def unfinished(self) -> Iterator[str]:
+        """The ids of tasks that have not ended, as their records say."""
+        with self._told():
+            for key in self._client.scan_iter(match=_key("*"), count=1000, _type="hash"):
+                if self._client.hget(key, "status") not in ENDED:
+                    yield str(key).removeprefix(_key(""))
+
+    def _entries(self, task_id: str) -> Iterator[str]:
+        """How the task stands in the queue; of JSON nobody knows the path any more."""
+        if self._config.queue_format == "id":
+            yield task_id
+            return
+        named: Any = self._client.lrange(PENDING, 0, -1)
+        yield from (entry for entry in named if f'"{task_id}"' in entry)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

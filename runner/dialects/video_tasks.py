@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from runner.config import Config
-from runner.dialects.processor_queue import Order, QueueDown, connect, instant
+from runner.dialects.processor_queue import ENDED, Order, QueueDown, connect, instant
 from runner.errors import DiskFull, InvalidSubmission, LimitReached, NotFound, Refused, RunnerError, Unavailable
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.service import Service
@@ -39,7 +39,6 @@ STATUSES: Final[Mapping[Status, str]] = MappingProxyType(
 
 
 KNOWN: Final = frozenset({"PENDING", "PROCESSING", "COMPLETED", "FAILED"})
-ENDED: Final = frozenset({"COMPLETED", "FAILED"})
 
 _log = logging.getLogger(__name__)
 
@@ -136,6 +135,14 @@ class VideoTasks:
             self._shelf.clear(task_id)
         if self._queue is not None:
             self._queue.forget(task_id)
+
+    def catch_up(self) -> None:
+        """Records of tasks that have ended say so. Those of tasks that are not known here are somebody else's."""
+        if self._queue is None:
+            return
+        for task_id in list(self._queue.unfinished()):
+            with suppress(NotFound):
+                self.follow(self._service.get(task_id_in(task_id)))
 
     @property
     def wants_news(self) -> bool:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runner.config import Config
+from runner.dialects import mirror
 from runner.errors import ConfigError
 from runner.task import Status
 from tests.contract.conftest import HANDLERS, Spoken, speaking
@@ -55,6 +56,17 @@ class Processor:
         """A record."""
         found: Mapping[str, str] = self.client.hgetall(f"task:{task_id}")
         return found
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Redis refuses everybody for as long."""
+        self.client.acl_setuser("keeper", enabled=True, nopass=True, categories=["+@all"], keys=["*"])
+        self.client.acl_setuser("default", enabled=True, nopass=True, categories=["-@all"])
+        try:
+            yield
+        finally:
+            with redis.Redis.from_url(self.url, username="keeper", password="none") as keeper:
+                keeper.acl_setuser("default", enabled=True, nopass=True, categories=["+@all"])
 
     def until(self, task_id: str, **values: str) -> None:
         """Waits for what the runner writes by and by."""
@@ -171,6 +183,41 @@ def test_a_cancelled_film_is_withdrawn(client: Client, processor: Processor) -> 
     assert processor.client.llen("task:pending") == 0
     client.spoken.http.delete(f"/api/v1/tasks/{task_id}")
     processor.until(task_id)
+
+
+def test_what_ends_while_redis_is_away_is_told_when_it_is_back(
+    client: Client, processor: Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody begins with a film that was cancelled or deleted meanwhile."""
+    monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.05)
+    cancelled, deleted, waiting = (client.create(client.film(f"{number}.mp4")) for number in range(3))
+    with processor.away():
+        client.spoken.http.post(f"/api/v1/tasks/{cancelled}/cancel")
+        client.spoken.http.post(f"/api/v1/tasks/{deleted}/cancel")
+        assert client.spoken.http.delete(f"/api/v1/tasks/{deleted}").status_code == 200
+        assert client.name_of(cancelled) == "FAILED"
+    processor.until(cancelled, status="FAILED", error_message="cancelled")
+    processor.until(deleted, status=None)  # type: ignore[arg-type]
+    assert processor.client.lrange("task:pending", 0, -1) == [waiting]
+
+
+@pytest.mark.parametrize("format", ["id", "json"])
+def test_what_nobody_was_told_of_is_found_at_the_next_start(processor: Processor, tmp_path: Path, format: str) -> None:
+    """Records of other systems are left alone."""
+    with handing_on(tmp_path, processor.url, **{f"{PROCESSING}queue_format": format}) as spoken:
+        client = Client(spoken)
+        with client.channel:
+            task_id = client.create(client.film("a.mp4"))
+        record, entries = processor.record(task_id), processor.client.lrange("task:pending", 0, -1)
+        client.spoken.http.post(f"/api/v1/tasks/{task_id}/cancel")
+        processor.until(task_id, status="FAILED")
+    processor.client.hset(f"task:{task_id}", mapping=dict(record))
+    processor.set("somebody-elses", status="PENDING")
+    processor.client.lpush("task:pending", "somebody-elses", *entries)
+    with handing_on(tmp_path, processor.url, **{f"{PROCESSING}queue_format": format}):
+        processor.until(task_id, status="FAILED", error_message="cancelled")
+        assert processor.client.lrange("task:pending", 0, -1) == ["somebody-elses"]
+        assert processor.record("somebody-elses") == {"status": "PENDING"}
 
 
 def test_a_result_that_lies_elsewhere_is_not_fetched(client: Client, processor: Processor) -> None:
