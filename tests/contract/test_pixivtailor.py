@@ -382,6 +382,26 @@ def webui() -> Iterator[int]:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    ["POST configs", "POST configs/create", "POST configs/import", "PUT configs/x", "DELETE configs/x",
+     "POST configs/x/default"],
+)  # fmt: skip
+def test_with_several_users_configurations_are_the_admins(strangers: Spoken, request_line: str) -> None:
+    """They are everybody's: one user could take away what the others draw by. Everybody may read them."""
+    method, path = request_line.split()
+    Row(f"{method} /api/{path}", 403, "", FAULT, {}, {"json": {"name": "mine"}}).check(strangers.http)
+    Row("GET /api/configs", 200, "data", None, {"total": 0}).check(strangers.http)
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spoken]:
+    """A runner to which each browser is somebody else, and one that has its cookie."""
+    with speaking(tmp_path_factory.mktemp("strangers"), HANDLERS, auth__mode="cookie") as spoken:
+        spoken.http.get("/api/v1/users/me")
+        yield spoken
+
+
 def test_nothing_is_drawn_without_a_webui(tmp_path: Path) -> None:
     """503, nothing stored; with one, a task."""
     with webui() as port:

@@ -18,6 +18,7 @@ from runner.dialects.pixivtailor.tasks import read_object
 from runner.dialects.pixivtailor.words import answer, refuse
 from runner.store.files import Files
 from runner.web.crossing import in_thread
+from runner.web.door import require_admin
 from runner.web.routing import route
 
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -148,7 +149,7 @@ class Configs:
 
 
 class ConfigEndpoints:
-    """The endpoints."""
+    """The endpoints. The configurations are everybody's, so where there are several users the admin changes them."""
 
     def __init__(self, configs: Configs) -> None:
         self._configs = configs
@@ -190,6 +191,7 @@ class ConfigEndpoints:
 
     async def create(self, request: Request) -> Response:
         """`POST /api/configs/create`, and `POST /api/configs`."""
+        require_admin(request)
         return answer((await in_thread(self._configs.add, await read_object(request))).document)
 
     async def show(self, request: Request) -> Response:
@@ -198,11 +200,13 @@ class ConfigEndpoints:
 
     async def change(self, request: Request) -> Response:
         """`PUT /api/configs/{id}`."""
+        require_admin(request)
         body = await read_object(request)
         return answer((await in_thread(self._configs.change, request.path_params["id"], body)).document)
 
     async def remove(self, request: Request) -> Response:
         """`DELETE /api/configs/{id}`."""
+        require_admin(request)
         await in_thread(self._configs.remove, request.path_params["id"])
         return answer({"message": "config deleted"})
 
@@ -216,10 +220,12 @@ class ConfigEndpoints:
 
     async def make_default(self, request: Request) -> Response:
         """`POST /api/configs/{id}/default`."""
+        require_admin(request)
         return answer((await in_thread(self._configs.make_default, request.path_params["id"])).document)
 
     async def import_many(self, request: Request) -> Response:
         """`POST /api/configs/import`: `{configs: […]}`; what is there already is left alone."""
+        require_admin(request)
         wanted = (await read_object(request)).get("configs")
         if not isinstance(wanted, list) or not all(isinstance(one, dict) for one in wanted):
             raise refuse(400, "configs must be a list of configurations")
