@@ -135,8 +135,8 @@ def take_stills(
 ) -> list[Still]:
     """Frames by their numbers, in this order; a number past the end means the last one.
 
-    `max_width` makes wider pictures smaller. Raises `UnreadableMedia`, `FfmpegMissing`, `FfmpegFailed` where ffmpeg
-    takes longer than a minute, and whatever `check_cancelled` raises.
+    `max_width` makes wider pictures smaller. Raises `UnreadableMedia`, `FfmpegMissing`, whatever `check_cancelled`
+    raises, and, without that, `FfmpegFailed` where ffmpeg takes longer than a minute.
     """
     media = look_at(path, executable, check_cancelled)
     camera = _Camera(path, media, form, max_width, executable or ffmpeg.locate(), check_cancelled)
@@ -276,9 +276,9 @@ class _Camera:
         return ["-map", "0:V:0", "-vf", graph, "-q:v", "3"]
 
     def _run(self, command: Sequence[ffmpeg.Argument]) -> None:
-        ffmpeg.run(
-            command, executable=self.executable, check_cancelled=self.check_cancelled, timeout_seconds=_TIMEOUT_SECONDS
-        )
+        # Who can cancel has a limit of his own; in a film that cannot be jumped in one picture may take minutes.
+        limit = _TIMEOUT_SECONDS if self.check_cancelled is None else None
+        ffmpeg.run(command, executable=self.executable, check_cancelled=self.check_cancelled, timeout_seconds=limit)
 
 
 def _seek(seconds: Fraction) -> list[ffmpeg.Argument]:

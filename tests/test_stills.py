@@ -152,6 +152,14 @@ def test_the_taking_can_be_stopped(film: Path) -> None:
     assert children_of(os.getpid()) == []
 
 
+def test_who_can_stop_the_taking_is_given_all_the_time_he_wants(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler has its own limit; a request, which nobody can cancel, has ours."""
+    monkeypatch.setattr(stills, "_TIMEOUT_SECONDS", 0.0)
+    assert stills.take_still(film, 10, check_cancelled=lambda: None).number == 10
+    with pytest.raises(ffmpeg.FfmpegFailed, match="took longer"):
+        stills.take_still(film, 10)
+
+
 def test_a_time_is_that_of_the_frame_which_is_shown_then() -> None:
     """The frame that began last, however the time was rounded."""
     media = ffmpeg.Media(64, 48, 10.0, Fraction(25), "h264")
