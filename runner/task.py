@@ -16,11 +16,12 @@ a retry is `pending` with `run_after`. Terminal states never revert by themselve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.errors import CorruptRecord, Fenced, IllegalTransition
@@ -214,18 +215,37 @@ class Task(Record):
 # In the order of the model, the required ones too: the JSON has this order, and recovery looks for `id` at its front.
 _DEFAULTS: Final = {name: field.get_default(call_default_factory=False) for name, field in Task.model_fields.items()}
 _FIELDS: Final = set(Task.model_fields)
+_NOT_ENDED: Final = {"number": 0, "started_at": None, "ended_at": None, "outcome": None, "error": None}
+_STARTED: Final = {"number", "started_at"}
+_COMPLETED: Final = Progress(stage="completed")
 
 
 def make(**fields: Any) -> Task:
     """A task from values that have been checked: quicker than `Task(...)`, which checks them again. `payload`,
     `metadata` and whatever has no default must be given."""
-    task = Task.__new__(Task)
-    object.__setattr__(task, "__dict__", {**_DEFAULTS, **fields})
-    object.__setattr__(task, "__pydantic_fields_set__", _FIELDS)
-    object.__setattr__(task, "__pydantic_extra__", None)
-    object.__setattr__(task, "__pydantic_private__", None)
-    return task
+    return _build(Task, {**_DEFAULTS, **fields}, _FIELDS)
 
+
+def _build(model: type[R], values: dict[str, Any], fields: set[str]) -> R:
+    """A record of values that need no check: for what runs several times in the life of every task."""
+    record = _new(model)
+    _set_values(record, values)
+    _set_fields(record, fields)
+    _set_extra(record, None)
+    _set_private(record, None)
+    return record
+
+
+def _copy(record: R, changes: dict[str, Any]) -> R:
+    """What `model_copy` does, at a fifth of its cost."""
+    return _build(record.__class__, {**record.__dict__, **changes}, record.__pydantic_fields_set__)
+
+
+_new: Final[Callable[[type[R]], R]] = object.__new__
+_set_values: Final = BaseModel.__dict__["__dict__"].__set__
+_set_fields: Final = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+_set_extra: Final = BaseModel.__dict__["__pydantic_extra__"].__set__
+_set_private: Final = BaseModel.__dict__["__pydantic_private__"].__set__
 
 _to_json = Task.__pydantic_serializer__.to_json
 _from_json = Task.__pydantic_validator__.validate_json
@@ -233,7 +253,18 @@ _from_json = Task.__pydantic_validator__.validate_json
 
 def to_json(task: Task) -> bytes:
     """The task as one line of UTF-8 JSON, every field present."""
-    return _to_json(task)
+    try:
+        # As pydantic writes it, at less than half of the cost.
+        return orjson.dumps(task.__dict__, _values_of, orjson.OPT_UTC_Z)
+    except TypeError:
+        # A payload may hold what only pydantic knows how to write: integers of any size, sets, paths.
+        return _to_json(task)
+
+
+def _values_of(value: object) -> dict[str, Any]:
+    if isinstance(value, Record):
+        return value.__dict__
+    raise TypeError
 
 
 def to_compact_json(task: Task) -> bytes:
@@ -255,17 +286,11 @@ def from_json(data: bytes) -> Task:
     return task
 
 
-def _copy(record: R, changes: dict[str, Any]) -> R:
-    """What `model_copy` does, at a third of its cost: this runs many times in the life of every task."""
-    changed: R = record.__class__.__new__(record.__class__)
-    object.__setattr__(changed, "__dict__", {**record.__dict__, **changes})
-    object.__setattr__(changed, "__pydantic_fields_set__", record.__pydantic_fields_set__)
-    object.__setattr__(changed, "__pydantic_extra__", None)
-    object.__setattr__(changed, "__pydantic_private__", None)
-    return changed
-
-
 def _change(task: Task, now: datetime, **changes: Any) -> Task:
+    return _renew(task, now, changes)
+
+
+def _renew(task: Task, now: datetime, changes: dict[str, Any]) -> Task:
     # A clock that was set back must not make a task look old: what ended long ago is removed.
     latest = max(now, task.updated_at)
     changes["version"] = task.version + 1
@@ -278,7 +303,8 @@ def _change(task: Task, now: datetime, **changes: Any) -> Task:
 def _move(task: Task, to: Status, change: str, now: datetime, **changes: Any) -> Task:
     if to not in TRANSITIONS[task.status]:
         raise IllegalTransition(task.id, task.status, change)
-    return _change(task, now, status=to, **changes)
+    changes["status"] = to
+    return _renew(task, now, changes)
 
 
 def receive_input(task: Task, path: str, filename: str, size: int, now: datetime) -> Task:
@@ -335,7 +361,7 @@ def start(task: Task, now: datetime) -> Task:
     if task.status is not Status.PENDING:
         raise IllegalTransition(task.id, task.status, "start an attempt")
     number = task.attempt + 1
-    begun = Attempt(number=number, started_at=now)
+    begun = _build(Attempt, {**_NOT_ENDED, "number": number, "started_at": now}, _STARTED)
     return _move(
         task,
         Status.PROCESSING,
@@ -355,8 +381,7 @@ def complete(
 ) -> Task:
     """The current attempt returned. Raises `Fenced` if `attempt` is no longer the current one."""
     _check_current(task, attempt)
-    progress = Progress(stage="completed") if task.progress is None else task.progress
-    progress = _copy(progress, {"percentage": 100.0, "updated_at": now})
+    progress = _copy(task.progress or _COMPLETED, {"percentage": 100.0, "updated_at": now})
     return _move(
         task,
         Status.COMPLETED,

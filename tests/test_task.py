@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from runner.task import (
     TERMINAL,
     TRANSITIONS,
     Attempt,
+    Drop,
     FileState,
     Outcome,
     Progress,
@@ -322,3 +325,31 @@ def test_a_changed_task_is_a_whole_task() -> None:
     assert task.model_copy(update={"version": 9}).version == 9
     with pytest.raises(ValueError, match="frozen"):
         task.version = 3  # type: ignore[misc]
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(payload=st.dictionaries(st.text(max_size=5), ODD, max_size=4), result=ODD)
+def test_whatever_json_a_task_holds_is_written_and_read_back(payload: dict[str, Any], result: Any) -> None:
+    """Integers of any size, every character, and what is nested: also what the quick writer of JSON refuses."""
+    done = transitions.complete(make(Status.PROCESSING, payload=payload), 1, NOW, result=result)
+    assert transitions.from_json(transitions.to_json(done)) == done
+
+
+def test_what_only_pydantic_can_write_is_written() -> None:
+    """A program's own submission may hold more than plain JSON."""
+    task = make(payload={"many": 2**70, "path": Path("a/b"), "set": {1}})
+    assert transitions.from_json(transitions.to_json(task)).payload == {"many": 2**70, "path": "a/b", "set": [1]}
+
+
+def test_a_task_is_written_as_its_model_says() -> None:
+    """The quick way and pydantic's own give the same bytes: all fields, in the order of the model."""
+    error = TaskError(code="x", message="é😀")
+    task = transitions.fail(make(Status.PROCESSING, drop=Drop(path="inbox/a", name="a")), 1, NOW, error=error)
+    assert transitions.to_json(task) == task.model_dump_json().encode()
+    assert list(json.loads(transitions.to_json(task))) == list(Task.model_fields)

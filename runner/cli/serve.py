@@ -97,7 +97,7 @@ def spare_the_collector() -> None:
     for a tenth of the time that a short task takes (measured)."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _end_loudly(failure: threading.ExceptHookArgs) -> None:

@@ -120,9 +120,7 @@ class Dispatcher:
 
     def on_append(self, news: list[Transition]) -> None:
         """Tasks have changed, and not even `kill -9` can undo it: attempts that may be repeated are launched."""
-        begun = _begun(news)
-        if begun:
-            self._launch([task for task in begun if not self._must_not_repeat(task)])
+        self._launch(task for task in self._begun(news) if not self._must_not_repeat(task))
 
     def on_commit(self, news: list[Transition]) -> None:
         """Tasks have changed, durably."""
@@ -135,7 +133,7 @@ class Dispatcher:
                     self._expiries.discard(task.id)
                 else:
                     self._take_note(task, removed)
-        self._launch(_begun(news))
+        self._launch(self._begun(news))
         for task in stops:
             self.attempts.stop(task.id, task.attempt, Stop.CANCELLED)
         self.pump()
@@ -225,6 +223,17 @@ class Dispatcher:
                 self._store.settle()
         except RunnerError:
             return  # with this disk nothing is started any more
+
+    def _begun(self, news: Iterable[Transition]) -> list[Task]:
+        """The tasks of which an attempt has begun that is not launched, nor ended by the same news."""
+        begun: dict[str, Task] = {}
+        for before, task, _ in news:
+            if task.id in self._starting:
+                if task.status is not Status.PROCESSING:
+                    begun.pop(task.id, None)
+                elif before is Status.PENDING:
+                    begun[task.id] = task
+        return list(begun.values())
 
     def _launch(self, begun: Iterable[Task]) -> None:
         """Runs the attempts that have begun and were not launched before."""
@@ -393,17 +402,6 @@ class Standing(NamedTuple):
     is_held: bool
     is_delayed: bool
     follows_attempt: bool
-
-
-def _begun(news: Iterable[Transition]) -> list[Task]:
-    """The tasks of which an attempt has begun, and has not been ended by the same news."""
-    begun: dict[str, Task] = {}
-    for before, task, _ in news:
-        if task.status is not Status.PROCESSING:
-            begun.pop(task.id, None)
-        elif before is Status.PENDING:
-            begun[task.id] = task
-    return list(begun.values())
 
 
 def _begin(task: Task, now: datetime) -> Task:

@@ -95,12 +95,19 @@ def _is_plain(result: Any) -> bool:
         return True
     if type(result) is not dict or len(result) > _MAX_PLAIN:
         return False
-    return all(type(name) is str and _is_plain_value(name) and _is_plain_value(value) for name, value in result.items())
+    for name, value in result.items():
+        if type(name) is not str or not _is_short(name):
+            return False
+        if not (_is_short(value) if type(value) is str else _is_plain_value(value)):
+            return False
+    return True
+
+
+def _is_short(text: str) -> bool:
+    return len(text) <= _MAX_PLAIN and text.isascii()
 
 
 def _is_plain_value(value: Any) -> bool:
-    if type(value) is str:
-        return len(value) <= _MAX_PLAIN and value.isascii()
     return value is None or type(value) is bool or (type(value) is int and -_SAFE_INTEGER < value < _SAFE_INTEGER)
 
 

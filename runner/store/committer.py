@@ -357,12 +357,16 @@ class Committer:
             self.failure = second
 
     def _publish(self, batches: Sequence[_Batch]) -> None:
-        news: list[Transition] = []
-        for stage in (batch.stage for batch in batches if batch.stage.records):
-            self._state.publish(stage.documents, stage.users, stage.keys)
-            self._published.put(stage)
-            news += stage.transitions
-        if news:
+        stages = [batch.stage for batch in batches if batch.stage.records]
+        if stages:
+            first, *rest = stages
+            documents, users, keys, news = first.documents, first.users, first.keys, first.transitions
+            for stage in rest:
+                documents, users, keys = documents | stage.documents, users | stage.users, keys | stage.keys
+                news = news + stage.transitions
+            self._state.publish(documents, users, keys)
+            for stage in stages:
+                self._published.put(stage)
             self._listener.committed(news)
         for batch in batches:
             for done, tasks, error in batch.answers:

@@ -28,7 +28,7 @@ from runner.store.recovery import Recovered, check_format, clear_the_way, recove
 from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
 from runner.store.space import Floors, Space, is_full
 from runner.store.users import User, read_user
-from runner.store.writer import Document, Pace, Version, Writer
+from runner.store.writer import Document, Pace, Version, Writer, sort
 from runner.task import Progress, Status, Task, from_json, show_progress, to_compact_json
 
 _ID = re.compile("[0-9A-Za-z_-]{1,64}")
@@ -337,16 +337,13 @@ class Store:
         """A batch is durable: readers may see it."""
         # A reader looks into memory, then at the writer's, then at the files. So what comes back to life is in memory
         # before the writer drops its last version, and what has ended is the writer's before it leaves memory.
-        ended = []
+        unfinished, ended = sort(documents)
         with self._lock:
             self._keys.update(keys)
-            for task_id, document in documents.items():
-                if isinstance(document, Version) and not document.task.is_terminal:
-                    self._live[task_id] = document.task
-                else:
-                    ended.append(task_id)
-            self._arrivals += len(documents) - len(ended)
-        self.writer.note(documents, users)
+            for task_id, version in unfinished.items():
+                self._live[task_id] = version.task
+            self._arrivals += len(unfinished)
+        self.writer.note(unfinished, ended, users)
         with self._lock:
             for task_id in ended:
                 self._live.pop(task_id, None)
@@ -411,6 +408,8 @@ class Store:
 
     def _forget_keys(self, indexed: Collection[Document]) -> None:
         """Their rows have their keys now, or are gone like their tasks."""
+        if not self._keys:
+            return
         removed = {document.task_id for document in indexed if isinstance(document, Removal)}
         with self._lock:
             if removed:

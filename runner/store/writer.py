@@ -21,7 +21,7 @@ from runner.store.files import HAS_SYNCFS, Layout
 from runner.store.records import Removal, RemovedUser
 from runner.store.scribe import Batch, Pen
 from runner.store.users import User
-from runner.task import Task
+from runner.task import TERMINAL, Task
 
 BUSY = 256
 """With more documents than this waiting, the unfinished ones wait for `overload_seconds`."""
@@ -110,12 +110,14 @@ class Writer:
         """Gets its pen. On a thread that lives as long as the process."""
         self._pen = self._make_pen()
 
-    def note(self, documents: dict[str, Document], users: dict[str, User | RemovedUser]) -> None:
-        """A batch is durable; its latest versions are to be written. Quick."""
+    def note(
+        self, unfinished: dict[str, Version], ended: dict[str, Document], users: dict[str, User | RemovedUser]
+    ) -> None:
+        """A batch is durable; its latest versions, as `sort` tells them apart, are to be written. Quick."""
         with self._lock:
-            for task_id, document in documents.items():
-                self._sort(task_id, document)
-            self._rows.update(documents)
+            self._put(unfinished, ended)
+            self._rows.update(unfinished)
+            self._rows.update(ended)
             self._users.update(users)
             if self._unfinished and self._oldest_unfinished is None:
                 self._oldest_unfinished = time.monotonic()
@@ -225,13 +227,13 @@ class Writer:
         finally:
             self._pass_lock.release()
 
-    def _sort(self, task_id: str, document: Document) -> None:
-        if isinstance(document, Version) and not document.task.is_terminal:
-            self._ended.pop(task_id, None)
-            self._unfinished[task_id] = document
-        else:
+    def _put(self, unfinished: dict[str, Version], ended: dict[str, Document]) -> None:
+        self._unfinished.update(unfinished)
+        for task_id in ended:
             self._unfinished.pop(task_id, None)
-            self._ended[task_id] = document
+        self._ended.update(ended)
+        for task_id in unfinished:
+            self._ended.pop(task_id, None)
 
     def _pass(self, scope: Scope) -> int:
         load = self._take(scope)
@@ -286,9 +288,8 @@ class Writer:
 
     def _put_back(self, load: _Load) -> None:
         with self._lock:
-            for task_id, document in load.documents.items():
-                if task_id not in self._unfinished and task_id not in self._ended:
-                    self._sort(task_id, document)
+            newer = self._unfinished.keys() | self._ended.keys()
+            self._put(*sort({name: load.documents[name] for name in load.documents.keys() - newer}))
             self._rows = {**load.rows, **self._rows}
             self._users = {**load.users, **self._users}
             self._writing, self._writing_users = {}, {}
@@ -305,6 +306,18 @@ class Writer:
                 self._room.set()
             if self._unfinished:
                 self._wake.set()
+
+
+def sort(documents: dict[str, Document]) -> tuple[dict[str, Version], dict[str, Document]]:
+    """Those of tasks that go on, and those of tasks that have ended or gone."""
+    unfinished: dict[str, Version] = {}
+    ended: dict[str, Document] = {}
+    for task_id, document in documents.items():
+        if isinstance(document, Version) and document.task.status not in TERMINAL:
+            unfinished[task_id] = document
+        else:
+            ended[task_id] = document
+    return unfinished, ended
 
 
 def _slice(documents: dict[str, _D]) -> dict[str, _D]:

@@ -14,7 +14,7 @@ from runner.store import Layout, Remove, RemoveUser, SaveUser, Store, TaskQuery,
 from runner.store import writer as module
 from runner.store.records import Removal, RemovedUser
 from runner.store.scribe import Batch
-from runner.store.writer import Document, Pace, Version, Writer
+from runner.store.writer import Document, Pace, Version, Writer, sort
 from runner.task import Status, Task, to_json
 from tests.store.samples import LATER, NOW, FaultyFiles, create, fail, finish, make_task, start, until
 
@@ -64,7 +64,8 @@ class Desk:
 
     def note(self, *tasks: Task, users: dict[str, User | RemovedUser] | None = None) -> None:
         """These versions are durable."""
-        self.writer.note({task.id: Version(task, to_json(task)) for task in tasks}, users or {})
+        documents: dict[str, Document] = {task.id: Version(task, to_json(task)) for task in tasks}
+        self.writer.note(*sort(documents), users or {})
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_flush_ends_though_more_comes_in_all_the_time(monkeypatch: pytest.Monkey
 
 def test_removals_are_written_with_their_rows(desk: Desk) -> None:
     """File, log, inputs, outputs and row go together."""
-    desk.writer.note({"t1": Removal("t1", "u")}, {})
+    desk.writer.note({}, {"t1": Removal("t1", "u")}, {})
     desk.writer.flush()
     assert desk.paper.batches[0].removals == [Removal("t1", "u")]
     assert desk.paper.batches[0].gone == ["t1"]
