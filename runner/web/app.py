@@ -1,23 +1,17 @@
-"""The Starlette application: which path is which endpoint, and which error is which answer."""
+"""The application: which path is which endpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-from pydantic import ValidationError
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from runner.config import Config
-from runner.errors import RunnerError
 from runner.service import Service
-from runner.web import problems
 from runner.web.access import AccessLog
 from runner.web.auth import make_auth
 from runner.web.bulk import BulkEndpoints
@@ -29,7 +23,7 @@ from runner.web.live import LiveEndpoint
 from runner.web.metrics import MetricsEndpoint, RequestCounts
 from runner.web.openapi import OpenApiEndpoints
 from runner.web.progress_streams import ProgressEndpoints
-from runner.web.routing import route
+from runner.web.routing import Routes, route
 from runner.web.spans import TracedRegister
 from runner.web.streams import StreamEndpoints
 from runner.web.submissions import Roots, SubmissionReader
@@ -68,11 +62,8 @@ class Site:
 
     def app(self, routes: Sequence[BaseRoute], manners_of: MannersOf = lambda scope: None) -> ASGIApp:
         """The app that serves these routes, behind its door."""
-        api = Starlette(routes=routes, exception_handlers=_EXCEPTION_HANDLERS)
-        api.router.redirect_slashes = False
-        api.state.stream_limit = self._streams
-        # Around all of Starlette, for its own answer to a defect is made outside of any middleware.
-        door = Door(api, allowed_hosts(self.config.http), self.auth, self.throttle, self.register, manners_of)
+        hosts = allowed_hosts(self.config.http)
+        door = Door(Routes(routes, self._streams), hosts, self.auth, self.throttle, self.register, manners_of)
         trusted = list(self.config.http.trusted_proxies)
         return cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", door), trusted_hosts=trusted)) if trusted else door
 
@@ -106,15 +97,6 @@ def api_routes(site: Site, counts: RequestCounts) -> Iterator[BaseRoute]:
     yield route("/metrics", GET=MetricsEndpoint(service, counts).metrics)
     yield from _description_routes(OpenApiEndpoints(service.handlers))
     yield WebSocketRoute("/ws", LiveEndpoint(service).connect)
-
-
-_EXCEPTION_HANDLERS: Final[Mapping[Any, Any]] = {
-    RunnerError: problems.answer_runner_error,
-    ValidationError: problems.answer_validation_error,
-    HTTPException: problems.answer_http_exception,
-    ClientDisconnect: problems.answer_disconnect,
-    Exception: problems.answer_defect,
-}
 
 
 def _task_routes(tasks: TaskEndpoints, streams: StreamEndpoints) -> list[BaseRoute]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from runner import strictjson
 from runner.web.crossing import in_thread
@@ -38,16 +38,26 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     """
     if _declared_size(request) > max_bytes and "expect" in request.headers:
         raise _too_large(max_bytes)
-    body, size = bytearray(), 0
-    async for chunk in request.stream():
+    chunk, more = await _receive(request)
+    if not more and len(chunk) <= max_bytes:
+        return chunk  # nearly always: it came with the head
+    body, size = bytearray(chunk), len(chunk)
+    while more and size <= max_bytes + DISCARD_BYTES:
+        chunk, more = await _receive(request)
         size += len(chunk)
         if size <= max_bytes:
             body += chunk
-        elif size > max_bytes + DISCARD_BYTES:
-            break
     if size > max_bytes:
         raise _too_large(max_bytes)
     return bytes(body)
+
+
+async def _receive(request: Request) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there are more."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def parse_json(data: bytes) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from runner.task import Status, Task
+import pydantic_core
+
+from runner.task import Status, Task, to_json
 
 STATES: Final = {
     Status.PROCESSING: "active",
@@ -27,16 +29,19 @@ def state_of(task: Task, now: datetime) -> str:
 
 def document(task: Task, **more: Any) -> dict[str, Any]:
     """The task as the API shows it; `more` are further members."""
+    return {**task.__dict__, **_other_names(task), **more}
+
+
+def document_json(task: Task) -> bytes:
+    """The same as JSON, at half the cost: what a task is made of is known to whoever writes it."""
+    return to_json(task)[:-1] + b"," + pydantic_core.to_json(_other_names(task))[1:]
+
+
+def _other_names(task: Task) -> dict[str, Any]:
     state = state_of(task, datetime.now(UTC))
-    shown = {
-        **task.__dict__,
-        "task_id": task.id,
-        "state": state,
-        "max_retry": task.max_retries,
-        "retried": task.retries_used,
-    }
+    names = {"task_id": task.id, "state": state, "max_retry": task.max_retries, "retried": task.retries_used}
     if task.error is not None:
-        shown["last_err"] = task.error.message
+        names["last_err"] = task.error.message
     if state in ("scheduled", "retry"):
-        shown["next_process_at"] = task.run_after
-    return {**shown, **more}
+        names["next_process_at"] = task.run_after
+    return names

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 from starlette.datastructures import Headers
@@ -24,7 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.config import HttpConfig
 from runner.task import Source
-from runner.web.problems import Envelope, HttpProblem, answer
+from runner.web.heads import Head
+from runner.web.problems import EXPECTED, Envelope, HttpProblem, answer, answer_to
 from runner.web.ranges import drop_bad_range
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -38,6 +40,7 @@ DEFAULT_HEADERS: Final = (
 )
 """Of every answer that does not say otherwise."""
 
+_DEFAULT_NAMES: Final = frozenset(name for name, _ in DEFAULT_HEADERS)
 PREFLIGHT_HEADERS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Content-Type, Authorization, X-Request-ID, X-Requested-With, Last-Event-ID",
@@ -165,32 +168,48 @@ class Door:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers, answered = Headers(scope=scope), _Answered(send)
-        scope["request_id"] = answered.request_id = _request_id(headers)
+        head, answered = Head(scope), _Answered(send)
+        scope["head"] = head
+        scope["request_id"] = answered.request_id = _request_id(head)
         began = time.perf_counter()
         try:
-            await self._pass(scope, headers, receive, answered)
+            await self._pass(scope, head, receive, answered)
         finally:
             self._register.note(scope, answered.status, time.perf_counter() - began)
 
-    async def _pass(self, scope: Scope, headers: Headers, receive: Receive, answered: _Answered) -> None:
+    async def _pass(self, scope: Scope, head: Head, receive: Receive, answered: _Answered) -> None:
         manners = self._manners_of(scope)
         if manners is not None:
             scope["envelope"] = manners.envelope
-            answered.origin = _foreign_origin(manners, headers)
+            answered.origin = _foreign_origin(manners, head)
         try:
-            self._check(scope, headers, manners)
-            if answered.origin is not None and _is_preflight(scope, headers):
+            self._check(scope, head, manners)
+            if answered.origin is not None and _is_preflight(scope, head):
                 await Response(status_code=204, headers=PREFLIGHT_HEADERS)(scope, receive, answered.send)
                 return
-            admitted = await self._admit(scope, headers, (manners and manners.auth) or self._auth)
+            admitted = await self._admit(scope, head, (manners and manners.auth) or self._auth)
         except HttpProblem as problem:
             await _refuse(problem, scope, receive, answered.send)
             return
         answered.set_cookies = admitted.set_cookies
         scope["caller"] = admitted.caller
-        drop_bad_range(scope, headers)
-        await self._app(scope, receive, answered.send)
+        if "range" in head:
+            drop_bad_range(scope, head)
+            scope["head"] = Head(scope)
+        await self._lead_in(scope, receive, answered)
+
+    async def _lead_in(self, scope: Scope, receive: Receive, answered: _Answered) -> None:
+        """Has it answered. Raises defects, so that the server logs them, and what comes too late for an answer."""
+        try:
+            await self._app(scope, receive, answered.send)
+        except EXPECTED as error:
+            if answered.status is not None or scope["type"] != "http":
+                raise
+            await (await answer_to(Request(scope, receive), error))(scope, receive, answered.send)
+        except Exception as error:
+            if answered.status is None and scope["type"] == "http":
+                await (await answer_to(Request(scope), error))(scope, receive, answered.send)
+            raise
 
     def _check(self, scope: Scope, headers: Headers, manners: Manners | None) -> None:
         """What can be said before it is known who asks. Raises `HttpProblem`."""
@@ -262,7 +281,8 @@ def find_fault(
 def header_bytes(scope: Scope) -> int:
     """The size of a request's line and header. The server counts only what comes in pieces."""
     target = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
-    return target + sum(len(name) + len(value) + 4 for name, value in scope.get("headers", ()))
+    fields = scope.get("headers", ())
+    return target + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)
 
 
 def is_cross_site(headers: Headers, own_origin: str) -> bool:
@@ -334,7 +354,10 @@ class _Answered:
             headers = message.setdefault("headers", [])
             said = {name for name, _ in headers}
             headers.append((b"x-request-id", self.request_id.encode()))
-            headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
+            if said.isdisjoint(_DEFAULT_NAMES):
+                headers.extend(DEFAULT_HEADERS)
+            else:
+                headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
             headers.extend((b"set-cookie", cookie.encode()) for cookie in self.set_cookies)
             if self.origin is not None:
                 headers.extend(_cors_headers(self.origin))

@@ -25,9 +25,10 @@ from runner.service import Service
 from runner.task import Record
 from runner.web.bodies import parse_json
 from runner.web.door import Caller
-from runner.web.limits import Rate, StreamLimit
+from runner.web.limits import Rate
 from runner.web.parameters import parse_place, task_id_in
 from runner.web.problems import HttpProblem, answer, problems_in
+from runner.web.routing import streams_of
 from runner.web.streams import Told, tell_all, tell_task
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
@@ -63,7 +64,7 @@ class LiveEndpoint:
     async def connect(self, websocket: WebSocket) -> None:
         """`/ws`. It counts as one stream."""
         caller: Caller = websocket.scope["caller"]
-        limit: StreamLimit = websocket.app.state.stream_limit
+        limit = streams_of(websocket.scope)
         try:
             limit.enter(caller)
         except HttpProblem as problem:

@@ -94,6 +94,8 @@ def read_key(request: Request) -> str | None:
 
 def read_wait(request: Request) -> float:
     """`?wait=`: for how many seconds the answer may wait for the end of the task."""
+    if not request.scope["query_string"]:
+        return 0.0
     text = request.query_params.get("wait", "0")
     try:
         seconds = float(text)

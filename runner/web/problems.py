@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from runner.errors import (
@@ -204,6 +204,23 @@ async def answer_defect(request: Request, error: Exception) -> Response:
     request_id = request.scope.get("request_id", "")
     _log.error("request %s failed: %s %s: %r", request_id, request.method, request.url.path, error)
     return answer(request, 500, "internal_error", f"something went wrong; look for {request_id} in the runner's log")
+
+
+ANSWERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
+    RunnerError: answer_runner_error,
+    ValidationError: answer_validation_error,
+    HTTPException: answer_http_exception,
+    ClientDisconnect: answer_disconnect,
+}
+"""What is answered to what an endpoint may raise."""
+EXPECTED: Final = tuple(ANSWERS)
+"""Anything else is a defect."""
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The answer to anything that an endpoint raises."""
+    cls = next((cls for cls in type(error).__mro__ if cls in ANSWERS), None)
+    return await (answer_defect if cls is None else ANSWERS[cls])(request, error)
 
 
 def pointer_to(location: tuple[int | str, ...]) -> str:

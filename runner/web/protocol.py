@@ -3,8 +3,6 @@
 A client that sends its header or its body drop by drop, or does not read its answer, costs it nothing and us a
 connection (slowloris, R-U-Dead-Yet, slow read; OWASP ASVS 15.1.3). uvicorn waits for all of them for ever. Here a sweep
 once a second closes them; nothing is done for each request but to note when it began.
-
-And an answer leaves in one piece, where uvicorn makes two of it: a call into the system less on either side.
 """
 
 from __future__ import annotations
@@ -15,15 +13,13 @@ import sys
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any
 
 import h11
 from pydantic_core import to_json
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
-
-GATHERED_BYTES: Final = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -74,16 +70,8 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._note(time.monotonic())
 
-    def handle_events(self) -> None:
-        """A request may have come: its answer is written through a `_Gathered`, before it begins to be answered."""
-        super().handle_events()
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.transport is self.transport:
-            cycle.transport = cast("asyncio.Transport", _Gathered(self.transport, self.loop))
-
     def on_response_complete(self) -> None:
         """The answer goes out. The next request may be in the buffer already."""
-        cast("_Gathered", self.cycle.transport).flush()
         super().on_response_complete()
         self._note(time.monotonic())
 
@@ -146,40 +134,6 @@ class Connection(H11Protocol):
             _log.info("a connection is closed: %s", detail)
             self.transport.write(_problem(status, code, detail))
         self.transport.close()
-
-
-class _Gathered:
-    """The transport of one answer: what is written in one go of the event loop leaves together."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._waiting: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """The next bytes, not later than in the next round of the loop."""
-        if not self._waiting:
-            self._loop.call_soon(self.flush)
-        self._waiting.append(data)
-        self._size += len(data)
-        if self._size > GATHERED_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends what waits."""
-        if self._waiting:
-            self._transport.write(b"".join(self._waiting))
-            self._waiting.clear()
-            self._size = 0
-
-    def close(self) -> None:
-        """Sends what waits, and closes."""
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 def _problem(status: int, code: str, detail: str) -> bytes:

@@ -27,6 +27,7 @@ from runner.web.door import MAX_HEADER_BYTES
 from runner.web.live import MAX_MESSAGE_BYTES, PING_SECONDS
 from runner.web.protocol import Connection, Patience
 from runner.web.sockets import listen_on_path
+from runner.web.writing import Writing
 
 CLOSE_SECONDS: Final = 3
 KEEP_ALIVE_SECONDS: Final = 5
@@ -60,7 +61,7 @@ class Server(uvicorn.Server):
         self._announce = announce
         super().__init__(
             uvicorn.Config(
-                app,
+                Writing(app),
                 lifespan="off",
                 log_config=None,
                 access_log=False,

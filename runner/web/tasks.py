@@ -24,7 +24,7 @@ from runner.store.query import MAX_PAGE_SIZE
 from runner.task import DRAFT, Record, Status, Task
 from runner.web.bodies import read_json, read_optional_json
 from runner.web.crossing import Submitter, in_thread
-from runner.web.documents import document, state_of
+from runner.web.documents import document, document_json, state_of
 from runner.web.door import caller_of
 from runner.web.downloads import downloaded
 from runner.web.incoming import UploadSpace
@@ -169,13 +169,17 @@ class TaskEndpoints:
 
 def rendered(task: Task, headers: Mapping[str, str] = MappingProxyType({}), **more: Any) -> Response:
     """A task as the API shows it; `more` are further members."""
-    return Response(to_json(document(task, **more)), 200, {"ETag": etag_of(task), **headers}, JSON)
+    return Response(_shown(task, more), 200, {"ETag": etag_of(task), **headers}, JSON)
 
 
 def created(task: Task, **more: Any) -> Response:
     """The answer to a submission that became a task; `more` are further members."""
     headers = {"Location": f"/api/v1/tasks/{task.id}", "ETag": etag_of(task)}
-    return Response(to_json(document(task, **more)), 201, headers, JSON)
+    return Response(_shown(task, more), 201, headers, JSON)
+
+
+def _shown(task: Task, more: Mapping[str, Any]) -> bytes:
+    return to_json(document(task, **more)) if more else document_json(task)
 
 
 def list_in_states(service: Service, query: TaskQuery, states: frozenset[str]) -> TaskPage:

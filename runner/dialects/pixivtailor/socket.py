@@ -23,9 +23,10 @@ from runner.task import Task
 from runner.web.bodies import parse_json
 from runner.web.crossing import in_thread
 from runner.web.door import Caller
-from runner.web.limits import Rate, StreamLimit
+from runner.web.limits import Rate
 from runner.web.live import INVALID_DATA, MESSAGES_PER_SECOND, POLICY_VIOLATION, UNSUPPORTED_DATA
 from runner.web.problems import HttpProblem, answer
+from runner.web.routing import streams_of
 
 SILENCE_SECONDS: Final = 60.0
 """Its pages say something every 30 seconds; who says nothing for so long is gone."""
@@ -49,7 +50,7 @@ class SocketEndpoint:
     async def connect(self, websocket: WebSocket) -> None:
         """`/ws`. It counts as one stream."""
         caller: Caller = websocket.scope["caller"]
-        limit: StreamLimit = websocket.app.state.stream_limit
+        limit = streams_of(websocket.scope)
         try:
             limit.enter(caller)
         except HttpProblem as problem:
