@@ -234,6 +234,14 @@ class Service:
         """The same for a submission without files, not waiting; `done` is told on the committer's thread."""
         self.door.submit_soon(submission, origin, done)
 
+    def queue(self, submission: Submission, origin: Origin, done: Done) -> None:
+        """The same for who has several at hand: they are committed at the latest after `commit_queued`."""
+        self.door.queue(submission, origin, done)
+
+    def commit_queued(self) -> None:
+        """Has what was queued committed; does not wait."""
+        self.door.commit_queued()
+
     def has_room(self) -> bool:
         """Whether `submit` would go ahead, rather than wait for task files to catch up with the journal."""
         return self.store.writer.wait_for_room(0)

@@ -66,6 +66,19 @@ class Door:
     def submit_soon(self, submission: Submission, origin: Origin, done: Done) -> None:
         """The same for a submission without files, not waiting: `done` is told on the committer's thread.
         Raises `Refused` at once."""
+        self._hand_in(submission, origin, done, self._store.submit)
+
+    def queue(self, submission: Submission, origin: Origin, done: Done) -> None:
+        """The same for who has several at hand: they are committed at the latest after `commit_queued`."""
+        self._hand_in(submission, origin, done, self._store.queue)
+
+    def commit_queued(self) -> None:
+        """Has the committer's thread commit what was queued: it is woken once for all of it."""
+        self._store.submit(())
+
+    def _hand_in(
+        self, submission: Submission, origin: Origin, done: Done, hand_in: Callable[[Sequence[Create], Done], None]
+    ) -> None:
         assert not origin.inputs, "bringing files in takes time"
         self._check_room()
         admitted = self._admit(submission, origin)
@@ -78,7 +91,7 @@ class Door:
                     error = conflict
             done(tasks, error)
 
-        self._store.submit((Create(admitted.task),), settle)
+        hand_in((Create(admitted.task),), settle)
 
     def submit_many(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task]:
         """One durable commit: all of them become tasks, or none. Faults are told with their place: `/3/payload/x`."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
-from runner.errors import RunnerError
+from runner.errors import RunnerError, ShuttingDown
 from runner.intake.admission import Origin, Submission
 from runner.service import Service
 from runner.task import Task
@@ -59,7 +59,8 @@ class _Answer(NamedTuple):
 
 
 class Submitter:
-    """The busiest verb, without a thread for each call: the store's syncer tells the loop once for a whole batch.
+    """The busiest verb, without a thread for each call: what comes in one round of the loop is committed together, by
+    waking the committer once, and the syncer tells the loop once for a whole batch.
 
     For the coroutines of one event loop.
     """
@@ -68,14 +69,25 @@ class Submitter:
         self._service = service
         self._answers: deque[_Answer] = deque()
         self._is_woken = False
+        self._will_commit = False
 
     async def submit(self, submission: Submission, origin: Origin) -> Task:
         """The submission's task, durable. Raises `RunnerError`."""
         if not self._service.may_submit_soon(origin):
             return await in_thread(self._service.submit, submission, origin)
-        future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-        self._service.submit_soon(submission, origin, partial(self._hear, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Task] = loop.create_future()
+        self._service.queue(submission, origin, partial(self._hear, future))
+        if not self._will_commit:
+            self._will_commit = True
+            loop.call_soon(self._commit)
         return await future
+
+    def _commit(self) -> None:
+        """At the end of the round. What the store refuses because it closes, it has answered itself."""
+        self._will_commit = False
+        with suppress(ShuttingDown):
+            self._service.commit_queued()
 
     def _hear(self, future: asyncio.Future[Task], tasks: Sequence[Task | None], error: RunnerError | None) -> None:
         """On the syncer's thread. The first answer of a batch wakes the loop; the others are there when it looks."""
