@@ -32,11 +32,11 @@ async def in_thread(verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await _end_of(running)
+        await end_of(running)
         raise
 
 
-async def _end_of(running: asyncio.Future[T]) -> None:
+async def end_of(running: asyncio.Future[T]) -> None:
     """However it ends, and however often whoever waits is told to go."""
     while not running.done():
         with suppress(asyncio.CancelledError):

@@ -3,6 +3,7 @@ task's by rename. What does not is removed, and so is one that came only in part
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import tempfile
@@ -16,7 +17,7 @@ from starlette.requests import Request
 
 from runner.errors import DiskFull
 from runner.intake.quota import Claim, Quota
-from runner.web.crossing import in_thread
+from runner.web.crossing import end_of, in_thread
 from runner.web.problems import HttpProblem
 
 WRITE_BYTES: Final = 1 << 20
@@ -57,7 +58,7 @@ class UploadSpace:
             try:
                 yield batch
             finally:
-                batch.discard()
+                await batch.discard()
 
     @asynccontextmanager
     async def received(self, request: Request, user_id: str) -> AsyncIterator[Received]:
@@ -101,14 +102,15 @@ class Batch:
         self.size += size
         self._space.check(self.size)
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         """Removes what was not moved away."""
         for incoming in self._files:
-            incoming.discard()
+            await incoming.discard()
 
 
 class Incoming:
-    """A file that comes in, a megabyte at a time, off the event loop: a slow disk must not hold up everybody."""
+    """A file that comes in, a megabyte at a time, off the event loop: a slow disk must not hold up everybody. While one
+    megabyte is written the next one comes, and no more than that: so memory does not grow with the file."""
 
     def __init__(self, batch: Batch, path: Path, target: BinaryIO) -> None:
         self._batch = batch
@@ -116,9 +118,10 @@ class Incoming:
         self._target = target
         self._size = 0
         self._waiting = bytearray()
+        self._writing: asyncio.Task[None] | None = None
 
     async def write(self, data: bytes) -> None:
-        """The next bytes of it."""
+        """The next bytes of it. Raises what the bytes before them did."""
         self._waiting += data
         if len(self._waiting) >= WRITE_BYTES:
             await self._flush()
@@ -126,26 +129,35 @@ class Incoming:
     async def close(self) -> Received:
         """It is complete."""
         await self._flush()
+        await self._written()
         await in_thread(self._target.close)
         return Received(self._path, self._size)
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         """Removes it, unless it was moved away."""
+        if self._writing is not None:
+            await end_of(self._writing)
         self._target.close()
         self._path.unlink(missing_ok=True)
 
     async def _flush(self) -> None:
         self._batch.count(len(self._waiting))
-        await in_thread(self._write, bytes(self._waiting))
-        self._size += len(self._waiting)
-        self._waiting.clear()
+        await self._written()
+        data, self._waiting = self._waiting, bytearray()
+        self._size += len(data)
+        self._writing = asyncio.create_task(in_thread(self._write, data))
 
-    def _write(self, data: bytes) -> None:
+    async def _written(self) -> None:
+        """What was handed to a thread is in the file, or the reason why not is raised."""
+        if self._writing is not None:
+            await self._writing
+
+    def _write(self, data: bytearray) -> None:
         self._batch.claim.add(len(data))
         write_all(self._target, data)
 
 
-def write_all(target: BinaryIO, data: bytes) -> None:
+def write_all(target: BinaryIO, data: bytes | bytearray) -> None:
     """Writes to an unbuffered file. Raises `DiskFull` where there is no room for it."""
     view = memoryview(data)
     try:
