@@ -77,7 +77,9 @@ class Shape(NamedTuple):
     rate: Fraction
 
 
-@handler(accepts=["video/*"], timeout="1h", retries=1, isolation="process", extra="video")
+@handler(
+    accepts=["video/*"], timeout="1h", retries=1, isolation="process", extra="video", requires="ffmpeg|imageio_ffmpeg"
+)
 def video_merge(
     ctx: Context,
     segments: Annotated[

@@ -14,7 +14,9 @@ AT_ONCE = 8
 Number = Annotated[int, Field(ge=0)]
 
 
-@handler(accepts=["video/*"], timeout="30m", retries=1, isolation="process", extra="video")
+@handler(
+    accepts=["video/*"], timeout="30m", retries=1, isolation="process", extra="video", requires="ffmpeg|imageio_ffmpeg"
+)
 def video_stills(
     ctx: Context,
     frames: Annotated[

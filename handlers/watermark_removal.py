@@ -76,7 +76,7 @@ class Rect(NamedTuple):
     retries=1,
     isolation="process",
     extra="video",
-    requires=("cv2", "imageio_ffmpeg"),
+    requires=("cv2", "ffmpeg|imageio_ffmpeg"),
 )
 def watermark_removal(
     ctx: Context,

@@ -414,6 +414,23 @@ def test_a_type_that_lacks_a_module_is_answered_with_the_command(folder: Folder)
     assert found.missing() == ("not_there_yet",)
 
 
+def test_a_program_is_looked_for_where_the_handler_finds_it(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PATH, in its configuration, or in a module that brings it."""
+    folder.write("a.py", "@handler(requires='cutter|cutter_wheel', extra='video')\ndef work(ctx): ...")
+    folder.write("b.py", "@handler(requires='cutter|json')\ndef other(ctx): ...")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    handlers = folder.load()
+    assert _reason(handlers, "work") == "handler 'work' needs cutter: pip install 'file-runner[video]'"
+    assert handlers.get("other").missing() == ()
+    (tmp_path / "cutter").touch(0o700)
+    assert handlers.get("work").missing() == ()
+    (tmp_path / "cutter").unlink()
+    configured = folder.load({"work": HandlerConfig(config={"cutter": "/opt/cutter"})})
+    assert configured.get("work").missing() == ()
+
+
 def test_a_module_that_is_installed_later_is_found(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,5 +245,6 @@ def _may_hold(path: Path, file: _File, type: str) -> bool:
 
 def remedy(handler: Handler, missing: tuple[str, ...]) -> str:
     """What a handler lacks, and the command that installs it."""
-    command = f"'file-runner[{handler.options.extra}]'" if handler.options.extra else " ".join(missing)
+    brought = [name.rpartition("|")[2] for name in handler.options.requires if name.partition("|")[0] in missing]
+    command = f"'file-runner[{handler.options.extra}]'" if handler.options.extra else " ".join(brought)
     return f"{', '.join(missing)}: pip install {command}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -93,8 +94,8 @@ class Handler:
         return matches(self.options.accepts, filename, head)
 
     def missing(self) -> tuple[str, ...]:
-        """The required modules that cannot be imported."""
-        return tuple(name for name in self.options.requires if not _is_importable(name))
+        """What it requires and is not there: modules, and programs."""
+        return tuple(name.partition("|")[0] for name in self.options.requires if not _is_there(name))
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,12 @@ def _line(path: Path, error: BaseException) -> int | None:
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
     return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+
+
+def _is_there(name: str) -> bool:
+    """Whether a module can be imported; of `program|module`, whether the program is on PATH or the module brings it."""
+    program, bar, module = name.partition("|")
+    return _is_importable(module) or shutil.which(program) is not None if bar else _is_importable(name)
 
 
 def _is_importable(name: str) -> bool:

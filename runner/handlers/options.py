@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -64,8 +65,8 @@ class HandlerOptions(_Options):
     `accepts`: types (`image/*`) or suffixes (`.csv`) of its files; empty: any file, or none. `timeout_seconds` counts
     from the start of an attempt; None: no limit. `concurrency` and `per_user`: how many may run at once; None: only the
     general limits. `memory_mb`: what an attempt may use beyond its loaded code; only for `PROCESS`. `requires`: modules
-    that must be importable; `extra`: the extra of this project that brings them. `enabled` False: only the
-    configuration can switch it on.
+    that must be importable, or `program|module`, where a program on PATH, or named in the handler's `config`, does as
+    well; `extra`: the extra of this project that brings them. `enabled` False: only the configuration can switch it on.
     """
 
     enabled: bool = True
@@ -89,6 +90,7 @@ def override(options: HandlerOptions, override: HandlerConfig | None) -> Handler
     """The options with what `override` says in their place; only by the keys that it gives."""
     if override is None:
         return options
+    options = options.model_copy(update={"requires": _unconfigured(options.requires, override.config)})
     given = {name: value for name, value in override.given().items() if name != "config"}
     if not given:
         return options
@@ -104,6 +106,11 @@ def override(options: HandlerOptions, override: HandlerConfig | None) -> Handler
             earlier = getattr(options, name)
             merged[name] = (_said(earlier) if earlier else {}) | given[name].given()
     return HandlerOptions.model_validate(merged)
+
+
+def _unconfigured(requires: Iterable[str], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """All but programs that are configured: whether one is there, the handler says."""
+    return tuple(name for name in requires if "|" not in name or not config.get(name.partition("|")[0]))
 
 
 def _said(part: BaseModel) -> dict[str, Any]:
