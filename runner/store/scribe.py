@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
+import orjson
 from pydantic_core import from_json, to_json
 
 from runner.store.files import Files, Layout
@@ -174,7 +175,10 @@ def pretty(body: bytes) -> bytes:
 
 
 def _indented(document: Any) -> bytes:
-    return to_json(document, indent=2) + b"\n"
+    try:
+        return orjson.dumps(document, None, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # an integer of more than 64 bits; read by `orjson` it would not even be one any more
+        return to_json(document, indent=2) + b"\n"
 
 
 def wait_for_scribe(layout: Layout) -> int:

@@ -29,7 +29,7 @@ BACKLOG = 50_000
 """With more finished tasks than this unwritten, submissions wait."""
 SHORTEST_PAUSE_SECONDS = 0.001
 """Between two looks at what is not due yet, whatever the pace says."""
-SLICE = 500
+SLICE = 1000
 """Documents a batch: what memory a pass may take, and how long a list can wait for one."""
 
 
