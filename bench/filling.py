@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import click
 
 from bench.report import NotMeasured
+from bench.workspace import Place, Workspace, fresh_workspace, mark_as_top
 from runner import task as moves
 from runner.store import Durability, Files, Layout, Store, StoreOptions, TaskQuery, Transition
 from runner.store.checkpoint import CheckpointRule
@@ -47,6 +50,43 @@ class _Silent:
         """See `store.committer.Listener`."""
 
 
+def past_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--past` to a command's function."""
+    return click.option(
+        "--past",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="A folder in which filled stores are kept. The one of that size is measured in, and grows by it.",
+    )(command)
+
+
+@contextmanager
+def workspace_with_past(
+    place: Place, name: str, finished: int, past: Path | None, durability: str = "full"
+) -> Iterator[tuple[Workspace, float]]:
+    """A workspace whose store has at least `finished` finished tasks, and how many seconds it took to fill it."""
+    if past is None or not finished:
+        with fresh_workspace(place, name, durability) as workspace:
+            yield workspace, fill(workspace.data, finished)
+    else:
+        data = past.absolute() / str(finished)
+        filled = _fill_once(data, finished)
+        with fresh_workspace(place, name, durability, data) as workspace:
+            yield workspace, filled
+
+
+def _fill_once(data: Path, finished: int) -> float:
+    stamp = data.with_suffix(".filled")
+    if stamp.exists():
+        return 0.0
+    if data.exists():
+        raise NotMeasured(f"{data} was not filled to its end: remove it")
+    data.parent.mkdir(parents=True, exist_ok=True)
+    mark_as_top(data.parent)
+    seconds = fill(data, finished)
+    stamp.touch()
+    return seconds
+
+
 def fill(data: Path, finished: int) -> float:
     """Puts `finished` tasks of ten users, one in twenty failed, into an empty data directory; how many seconds that
     took. All of it is on the disk when this returns."""
@@ -60,11 +100,6 @@ def fill(data: Path, finished: int) -> float:
         # Or the disk would still be at it while something else is measured.
         os.sync()
     return time.monotonic() - began
-
-
-def count_completed(finished: int) -> int:
-    """How many of so many filled-in tasks are completed and not failed."""
-    return finished - (finished + FAILED_EVERY - 1) // FAILED_EVERY
 
 
 def _write(files: Files, layout: Layout, records: Iterator[Record]) -> None:

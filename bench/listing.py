@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import click
 
-from bench.filling import USERS, fill
+from bench.filling import USERS, past_option, workspace_with_past
 from bench.report import LATENCY_HEAD, NotMeasured, Report, latency_row, print_report, spread
 from bench.serving import SocketConnection, serving
-from bench.workspace import Place, fresh_workspace, place_options
+from bench.workspace import Place, place_options
 
 SIZE: Final = 50
 FILTERED: Final = f"user=user1&status=completed&size={SIZE}"
@@ -29,11 +30,11 @@ QUERIES: Final = {
 @click.command("list")
 @click.option("--finished", type=click.IntRange(1), default=1_000_000, help="Finished tasks in the store.")
 @click.option("--samples", type=click.IntRange(1), default=200, help="How often each list is asked for.")
+@past_option
 @place_options
-def list_(place: Place, finished: int, samples: int) -> None:
+def list_(place: Place, finished: int, samples: int, past: Path | None) -> None:
     """Milliseconds for a list through the socket, tasks and all."""
-    with fresh_workspace(place, "list") as workspace:
-        filled = fill(workspace.data, finished)
+    with workspace_with_past(place, "list", finished, past) as (workspace, filled):
         with serving(workspace) as (_, connection):
             found = {name: _measure(connection, query, samples) for name, query in QUERIES.items()}
             deep = _deep_query(connection, finished)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from bench.filling import count_completed, fill
+from bench.filling import past_option, workspace_with_past
 from bench.report import NotMeasured, Report, print_report
 from bench.serving import Serving, await_count, count_tasks, submit_many
-from bench.workspace import Place, Workspace, fresh_workspace, place_options
+from bench.workspace import Place, Workspace, place_options
 
 
 @click.command()
@@ -22,24 +22,24 @@ from bench.workspace import Place, Workspace, fresh_workspace, place_options
 @click.option("--unsettled", type=click.IntRange(0), default=10_000, help="Tasks that end just before each kill -9.")
 @click.option("--rounds", type=click.IntRange(1), default=3, help="How often each kind of restart is timed.")
 @click.option("--cold", is_flag=True, help="Empty the system's file caches before each start, as root.")
+@past_option
 @place_options
-def restart(place: Place, finished: int, pending: int, unsettled: int, rounds: int, cold: bool) -> None:
+def restart(
+    place: Place, finished: int, pending: int, unsettled: int, rounds: int, cold: bool, past: Path | None
+) -> None:
     """Seconds from the start of the process until `/ready` says yes.
 
     The journal that a kill leaves holds three records of each unsettled task.
     """
-    with fresh_workspace(place, "restart", "full") as workspace:
-        filled = fill(workspace.data, finished)
-        with Serving(workspace) as server:
-            server.await_ready()
-            with contextlib.closing(server.connect()) as connection:
-                submit_many(connection, "hold", pending)
-            server.stop()
-        timed = _Restarts(workspace, finished, pending, unsettled, drop_caches if cold else _keep_caches)
+    with workspace_with_past(place, "restart", finished, past) as (workspace, filled):
+        timed = _Restarts(workspace, unsettled, drop_caches if cold else _keep_caches)
+        timed.prepare(pending)
         seconds: dict[str, list[float]] = {"clean": [], "killed": []}
         for _ in range(rounds):
             seconds["clean"].append(timed.restart_clean())
             seconds["killed"].append(timed.restart_killed())
+        if past is not None:
+            timed.tidy()
         figures = {
             "ready_seconds": {name: round(statistics.median(found), 3) for name, found in seconds.items()},
             "journal_mb": round(timed.journal_mb, 1),
@@ -57,17 +57,34 @@ def restart(place: Place, finished: int, pending: int, unsettled: int, rounds: i
 class _Restarts:
     """Starts and ends a runner; between the calls it is stopped. Tasks of type `hold` keep half of its slots."""
 
-    def __init__(
-        self, workspace: Workspace, finished: int, pending: int, unsettled: int, before_start: Callable[[], None]
-    ) -> None:
+    def __init__(self, workspace: Workspace, unsettled: int, before_start: Callable[[], None]) -> None:
         self._workspace = workspace
-        self._completed = count_completed(finished)
-        self._pending = pending
+        self._completed = 0
+        self._pending = 0
         self._unsettled = unsettled
         self._before_start = before_start
         self.journal_mb = 0.0
         text = workspace.config_file.read_text().replace("{global: 8}", "{global: 8, per_type: {hold: 4}}")
         workspace.config_file.write_text(text)
+
+    def prepare(self, pending: int) -> None:
+        """So many tasks wait from here on."""
+        with Serving(self._workspace) as server:
+            server.await_ready()
+            with contextlib.closing(server.connect()) as connection:
+                submit_many(connection, "hold", pending)
+                self._pending = count_tasks(connection, type="hold", status="pending,processing")
+                self._completed = count_tasks(connection, type="noop", status="completed")
+            server.stop()
+
+    def tidy(self) -> None:
+        """None waits any more."""
+        with Serving(self._workspace) as server:
+            server.await_ready()
+            with contextlib.closing(server.connect()) as connection:
+                while count_tasks(connection, type="hold", status="pending,processing"):
+                    connection.call("POST", "/api/v1/tasks:cancel", {"type": "hold", "status": "pending,processing"})
+            server.stop()
 
     def restart_clean(self) -> float:
         """Seconds to start after a clean stop."""

@@ -201,4 +201,10 @@ def await_count(connection: SocketConnection, number: int, look_seconds: float =
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RUNNER__")}
+    """Ours, but for what would configure it, and for what would have it compile itself at each start: an installation
+    is compiled."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RUNNER__") and name != "PYTHONDONTWRITEBYTECODE"
+    }

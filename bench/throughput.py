@@ -8,14 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import click
 
-from bench.filling import count_completed, fill
+from bench.filling import past_option, workspace_with_past
 from bench.machine import peak_mb
 from bench.report import NotMeasured, Report, print_report
-from bench.workspace import Place, Workspace, fresh_workspace, place_options
+from bench.workspace import Place, Workspace, place_options
 from runner.cli.serve import spare_the_collector
 from runner.config import Config
 from runner.errors import RunnerError
@@ -85,24 +86,25 @@ class Run:
 @click.option("--durability", type=click.Choice(["full", "process"]), default="full")
 @click.option("--batch", type=click.IntRange(1), default=100, help="Submit so many at once; 1: one by one, pipelined.")
 @click.option("--finished", type=click.IntRange(0), default=0, help="Finished tasks that the store has already.")
+@past_option
 @place_options
-def throughput(place: Place, tasks: int, durability: str, batch: int, finished: int) -> None:
+def throughput(place: Place, tasks: int, durability: str, batch: int, finished: int, past: Path | None) -> None:
     """Tasks per second, from the first submission until all have completed and every task file is written.
 
     The handler does nothing; 8 run at once, in threads; all in one process, as an application would embed it.
     """
-    with fresh_workspace(place, "throughput", durability) as workspace:
-        filled = fill(workspace.data, finished)
-        run = _run(workspace, tasks, batch, finished)
+    with workspace_with_past(place, "throughput", finished, past, durability) as (workspace, filled):
+        run = _run(workspace, tasks, batch)
         settings = {"tasks": tasks, "durability": durability, "batch": batch, "finished": finished}
         print_report(_report(run, settings, tasks, filled), place)
 
 
-def _run(workspace: Workspace, tasks: int, batch: int, finished: int) -> Run:
+def _run(workspace: Workspace, tasks: int, batch: int) -> Run:
     tally = Tally(tasks)
     service = CountingService(workspace.config, tally)
     # When something fails it is not closed: that would wait for what will not come. All its threads are daemons.
     service.start()
+    before = _count(service, workspace)
     spare_the_collector()  # as `runner serve` does
     cpu, began = os.times(), time.perf_counter()
     _submit(service, tasks, batch)
@@ -111,7 +113,7 @@ def _run(workspace: Workspace, tasks: int, batch: int, finished: int) -> Run:
     ended = time.perf_counter()
     service.store.writer.flush()
     written, spent = time.perf_counter(), os.times()
-    _check(service, workspace, tally, tasks, finished)
+    _check(before, _count(service, workspace), tally, tasks)
     service.close()
     # A child's CPU is known when it has ended.
     scribe = os.times().children_user + os.times().children_system - cpu.children_user - cpu.children_system
@@ -145,11 +147,15 @@ def _note_refusals(refused: list[RunnerError]) -> Callable[[Sequence[Task | None
     return done
 
 
-def _check(service: Service, workspace: Workspace, tally: Tally, tasks: int, finished: int) -> None:
-    """Every task has completed, is in the list, and has its file."""
-    listed = service.count(TaskQuery(status=(Status.COMPLETED,))) - count_completed(finished)
+def _count(service: Service, workspace: Workspace) -> tuple[int, int]:
+    """How many completed tasks are in the list, and how many tasks have a file."""
     with os.scandir(workspace.data / "tasks") as entries:
-        files = sum(1 for _ in entries) - finished
+        return service.count(TaskQuery(status=(Status.COMPLETED,))), sum(1 for _ in entries)
+
+
+def _check(before: tuple[int, int], after: tuple[int, int], tally: Tally, tasks: int) -> None:
+    """Every task has completed, is in the list, and has its file."""
+    listed, files = (now - then for now, then in zip(after, before, strict=True))
     if not tally.completed == listed == files == tasks:
         raise NotMeasured(f"of {tasks} tasks {tally.completed} completed, {listed} are listed, {files} have a file")
 

@@ -31,6 +31,7 @@ RUNS: Final = "file-runner-bench"
 _GET_FLAGS, _SET_FLAGS, _TOP_OF_HIERARCHY = 0x80086601, 0x40086602, 0x00020000
 
 CONFIG: Final = """\
+data_dir: {data}
 durability: {durability}
 http: {{port: 0}}
 limits: {{global: 8}}
@@ -53,14 +54,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Workspace:
-    """One measurement's folder."""
+    """One measurement's folder, and the data directory, which may be elsewhere."""
 
     root: Path
-
-    @property
-    def data(self) -> Path:
-        """The data directory."""
-        return self.root / "data"
+    data: Path
 
     @property
     def handlers(self) -> Path:
@@ -102,11 +99,11 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def fresh_workspace(place: Place, name: str, durability: str = "full") -> Iterator[Workspace]:
-    """A project with the benchmarks' handlers and the starter set."""
+def fresh_workspace(place: Place, name: str, durability: str = "full", data: Path | None = None) -> Iterator[Workspace]:
+    """A project with the benchmarks' handlers and the starter set. `data`: a data directory that outlives it."""
     with fresh_folder(place, name) as root:
-        workspace = Workspace(root)
-        workspace.config_file.write_text(CONFIG.format(durability=durability))
+        workspace = Workspace(root, data or root / "data")
+        workspace.config_file.write_text(CONFIG.format(data=workspace.data, durability=durability))
         workspace.handlers.mkdir()
         _copy_starter_handlers(workspace.handlers)
         shutil.copy(HANDLERS, workspace.handlers / "bench_handlers.py")
@@ -122,7 +119,7 @@ def fresh_folder(place: Place, name: str) -> Iterator[Path]:
         runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.UsageError(f"{error.strerror}: {runs}; say --dir") from error
-    _mark_as_top(runs)
+    mark_as_top(runs)
     root = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=runs))
     try:
         yield root
@@ -143,8 +140,9 @@ def _copy_starter_handlers(target: Path) -> None:
         shutil.copy(path, target)
 
 
-def _mark_as_top(directory: Path) -> None:
-    """Only ext2, 3 and 4 know what that is; elsewhere nothing happens."""
+def mark_as_top(directory: Path) -> None:
+    """Each folder in it gets a block group of its own. Only ext2, 3 and 4 know what that is; elsewhere nothing
+    happens."""
     if sys.platform != "linux":
         return
     import fcntl

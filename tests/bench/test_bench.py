@@ -64,6 +64,16 @@ def test_each_benchmark_ends_with_one_line_of_json(tmp_path: Path, command: str,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_filled_store_is_measured_in_again(tmp_path: Path) -> None:
+    """To fill a million takes minutes: it is done once, and what a measurement leaves disturbs no other one."""
+    past = f"--finished 30 --past {tmp_path / 'past'}"
+    first = bench(tmp_path, f"restart --pending 10 --unsettled 10 --rounds 1 {past}")
+    second = bench(tmp_path, f"throughput --tasks 20 {past}")
+    assert first["fill_seconds"] > 0
+    assert second["fill_seconds"] == 0
+    assert len(list((tmp_path / "past" / "30" / "tasks").iterdir())) == 30 + 10 + 10 + 20
+
+
 def test_two_checkouts_are_told_apart_by_ratios(tmp_path: Path) -> None:
     """A checkout measured beside itself: every figure is there, and the other one's `runner` is used."""
     other = tmp_path / "other"
