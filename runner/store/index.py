@@ -1,21 +1,35 @@
 """The index: a SQLite cache of what lists are filtered and sorted by. Task files are the truth; it can be rebuilt.
 
 This is the reading side. Whoever asks has seen to it that the rows are written (the store flushes them first).
+
+A list is read in its order from one of SQLite's indexes, so that it costs what it returns and not what there is. Those
+of them that lead to a column's value have the status behind it: what is asked for is read for each status on its own,
+all of them if none is said, and merged. Where filters leave a choice of indexes the one with the fewest rows is taken,
+found by counting a few of each: SQLite has no statistics here and would guess.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from runner.errors import Degraded, FormatError
 from runner.store.query import TaskQuery, decode_cursor, encode_cursor
 from runner.store.rows import SCHEMA_VERSION, connect, create_schema, is_failure_of_disk, microseconds
-from runner.task import LIVE
+from runner.task import LIVE, Status
 
+FEW: Final = 1000
+"""So many rows of an index are counted; one with more is long."""
+
+_LED_BY: Final = {
+    "batch_id": "by_batch", "parent_id": "by_parent", "client_id": "by_client", "user_id": "by_user",
+    "type": "by_type", "queue": "by_queue", "source": "by_source",
+}  # fmt: skip
+"""The index for each column that can be asked for, the likely shorter ones first."""
+_WITH_STATUS: Final = frozenset({"by_user", "by_type", "by_queue", "by_source", "by_status"})
 _LIVE_LIST: Final = ", ".join(f"'{status}'" for status in sorted(LIVE))
 
 
@@ -34,6 +48,14 @@ class FinishedRow(NamedTuple):
     def place(self) -> tuple[int, int]:
         """Where this row stands in the order of `completed_before`."""
         return self.completed_us, self.row
+
+
+class _Filter(NamedTuple):
+    """A part of a query: SQL, its values, and the index that it leads to, if any."""
+
+    sql: str
+    values: tuple[Any, ...]
+    leads_to: str | None = None
 
 
 class Index:
@@ -70,24 +92,23 @@ class Index:
 
     def page(self, query: TaskQuery) -> tuple[list[str], str | None]:
         """The ids that a query asks for, newest first, and the cursor of what follows."""
-        where, values = _where(query)
+        filters = _filters(query)
         if query.cursor is not None:
-            where.append("(created_us, row) < (?, ?)")
-            values.extend(decode_cursor(query.cursor))
+            filters.append(_Filter("(created_us, row) < (?, ?)", decode_cursor(query.cursor)))
         offset = (query.page or 0) * query.size
-        rows = self._select(
-            f"SELECT id, created_us, row FROM tasks {_and(where)} "
-            f"ORDER BY created_us DESC, row DESC LIMIT {query.size + 1} OFFSET {offset}",
-            values,
-        )
+        rows = self._newest(self._choose(filters, query.status) or "by_status", filters, query, offset)
         more = len(rows) > query.size
         rows = rows[: query.size]
         return [row[0] for row in rows], encode_cursor(rows[-1][1], rows[-1][2]) if more else None
 
     def count(self, query: TaskQuery) -> int:
         """How many tasks a query matches, whatever its page."""
-        where, values = _where(query)
-        return int(self._select(f"SELECT COUNT(*) FROM tasks {_and(where)}", values)[0][0])
+        filters = _filters(query)
+        has_window = query.created_after is not None or query.created_before is not None
+        statuses = query.status or (tuple(Status) if has_window else ())
+        index = self._choose(filters, statuses)
+        where, values = _all([*filters, *_in_status(statuses)])
+        return int(self._select(f"SELECT COUNT(*) FROM tasks {_by(index)} {where}", values)[0][0])
 
     def totals(self) -> list[tuple[str, str, str, int]]:
         """How many tasks there are by queue, type and status."""
@@ -95,7 +116,14 @@ class Index:
 
     def oldest_pending(self) -> list[tuple[str, int]]:
         """For each queue with pending tasks, when the oldest of them was created, in microseconds since 1970."""
-        return self._select("SELECT queue, MIN(created_us) FROM tasks WHERE status = 'pending' GROUP BY 1")
+        # From one queue's first row to the next one's, rather than over all of their rows.
+        return self._select(
+            "WITH RECURSIVE queues (name) AS (SELECT MIN(queue) FROM tasks UNION ALL "
+            "SELECT (SELECT MIN(queue) FROM tasks WHERE queue > name) FROM queues WHERE name IS NOT NULL) "
+            "SELECT name, oldest FROM (SELECT name, "
+            "(SELECT MIN(created_us) FROM tasks WHERE queue = name AND status = 'pending') AS oldest FROM queues) "
+            "WHERE oldest IS NOT NULL"
+        )
 
     def find_key(self, user_id: str, key: str) -> str | None:
         """The id of the newest task that holds a unique key."""
@@ -136,6 +164,38 @@ class Index:
             yield from (row[1] for row in rows)
             last = rows[-1][0]
 
+    def _newest(self, index: str, filters: list[_Filter], query: TaskQuery, offset: int) -> list[Any]:
+        """Rows of id, instant and number, from `offset` on, one more than were asked for."""
+        if index in _WITH_STATUS:
+            branches = [
+                [*filters, _Filter("status = ?", (status,))] for status in dict.fromkeys(query.status or Status)
+            ]
+        else:
+            branches = [[*filters, *_in_status(query.status)]]
+        clauses = [_all(branch) for branch in branches]
+        # SQLite merges them, each in its index's order, and reads on in each only as far as the answer goes.
+        rows = " UNION ALL ".join(f"SELECT id, created_us, row FROM tasks {_by(index)} {where}" for where, _ in clauses)
+        order = f"ORDER BY created_us DESC, row DESC LIMIT {query.size + 1} OFFSET {offset}"
+        return self._select(f"{rows} {order}", [value for _, values in clauses for value in values])
+
+    def _choose(self, filters: list[_Filter], statuses: Sequence[Status]) -> str | None:
+        """The index that leads to the fewest rows, as far as that is worth counting; None if no filter leads to one."""
+        leading = [one for one in filters if one.leads_to is not None]
+        if len(leading) < 2 and not any(one.leads_to == "by_completed" for one in leading):
+            return leading[0].leads_to if leading else ("by_status" if statuses else None)
+        lengths = {one.leads_to: self._length(one, statuses) for one in leading}
+        shortest = min(lengths, key=lambda index: lengths[index])
+        # Read from the end it would have to be sorted: for few rows only.
+        if shortest == "by_completed" and lengths[shortest] >= FEW:
+            return next((one.leads_to for one in leading if one.leads_to != shortest), "by_status")
+        return shortest
+
+    def _length(self, leading: _Filter, statuses: Sequence[Status]) -> int:
+        with_status = _in_status(statuses) if leading.leads_to in _WITH_STATUS else []
+        where, values = _all([leading, *with_status])
+        some = f"SELECT 1 FROM tasks {_by(leading.leads_to)} {where} LIMIT {FEW}"
+        return int(self._select(f"SELECT COUNT(*) FROM ({some})", values)[0][0])
+
     def _try_open(self) -> bool:
         self._connection = connect(self._path)
         version = self._pragma(self._connection, "user_version")
@@ -162,32 +222,37 @@ def _fetch(connection: sqlite3.Connection | None, sql: str, values: Iterable[Any
         raise Degraded(f"the index cannot be read: {error}") from error
 
 
-def _where(query: TaskQuery) -> tuple[list[str], list[Any]]:
-    clauses: list[str] = []
-    values: list[Any] = []
-    for column in ("type", "user_id", "queue", "client_id", "source", "parent_id", "batch_id"):
+def _filters(query: TaskQuery) -> list[_Filter]:
+    """What a query asks for, but for the status and the cursor."""
+    found = []
+    for column, index in _LED_BY.items():
         value = getattr(query, column)
         if value is not None:
-            clauses.append(f"{column} = ?")
-            values.append(value)
-    for column, comparison, instant in (
-        ("created_us", ">=", query.created_after),
-        ("created_us", "<", query.created_before),
-        ("completed_us", ">=", query.completed_after),
-        ("completed_us", "<", query.completed_before),
-    ):
-        if instant is not None:
-            clauses.append(f"{column} {comparison} ?")
-            values.append(microseconds(instant))
-    if query.status:
-        clauses.append(f"status IN ({', '.join('?' * len(query.status))})")
-        values.extend(query.status)
+            found.append(_Filter(f"{column} = ?", (value,), index))
+    found += _in_window("created_us", query.created_after, query.created_before, None)
+    found += _in_window("completed_us", query.completed_after, query.completed_before, "by_completed")
     if query.text:
-        clauses.append("(error LIKE ? ESCAPE '!' OR filename LIKE ? ESCAPE '!')")
         pattern = "%" + query.text.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
-        values.extend((pattern, pattern))
-    return clauses, values
+        found.append(_Filter("(error LIKE ? ESCAPE '!' OR filename LIKE ? ESCAPE '!')", (pattern, pattern)))
+    return found
 
 
-def _and(clauses: list[str]) -> str:
-    return f"WHERE {' AND '.join(clauses)}" if clauses else ""
+def _in_window(column: str, after: datetime | None, before: datetime | None, index: str | None) -> Iterator[_Filter]:
+    bounds = [(comparison, instant) for comparison, instant in ((">=", after), ("<", before)) if instant is not None]
+    if bounds:
+        sql = " AND ".join(f"{column} {comparison} ?" for comparison, _ in bounds)
+        yield _Filter(sql, tuple(microseconds(instant) for _, instant in bounds), index)
+
+
+def _in_status(statuses: Sequence[Status]) -> list[_Filter]:
+    return [_Filter(f"status IN ({', '.join('?' * len(statuses))})", tuple(statuses))] if statuses else []
+
+
+def _all(filters: Sequence[_Filter]) -> tuple[str, list[Any]]:
+    """The clause for what fulfils all of them, and its values."""
+    clause = f"WHERE {' AND '.join(one.sql for one in filters)}" if filters else ""
+    return clause, [value for one in filters for value in one.values]
+
+
+def _by(index: str | None) -> str:
+    return f"INDEXED BY {index}" if index is not None else ""

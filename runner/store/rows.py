@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 COLUMNS: Final = (
     "id", "type", "user_id", "client_id", "queue", "status", "source", "created_us", "completed_us", "updated_us",
@@ -23,11 +23,11 @@ CREATE TABLE tasks (
     completed_us INTEGER, updated_us INTEGER NOT NULL, unique_key TEXT, parent_id TEXT, batch_id TEXT,
     bytes INTEGER NOT NULL, error TEXT, filename TEXT
 );
-CREATE INDEX by_created ON tasks (created_us);
 CREATE INDEX by_status ON tasks (status, created_us);
-CREATE INDEX by_user_status ON tasks (user_id, status, created_us);
-CREATE INDEX by_user ON tasks (user_id, created_us);
-CREATE INDEX by_type ON tasks (type, created_us);
+CREATE INDEX by_user ON tasks (user_id, status, created_us);
+CREATE INDEX by_type ON tasks (type, status, created_us);
+CREATE INDEX by_queue ON tasks (queue, status, created_us);
+CREATE INDEX by_source ON tasks (source, status, created_us);
 CREATE INDEX by_completed ON tasks (completed_us) WHERE completed_us IS NOT NULL;
 CREATE INDEX by_key ON tasks (user_id, unique_key) WHERE unique_key IS NOT NULL;
 CREATE INDEX by_client ON tasks (client_id, created_us) WHERE client_id IS NOT NULL;
@@ -37,7 +37,9 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 _UPSERT: Final = (
     f"INSERT INTO tasks ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
-    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])} "
+    # A row that says it already stays: written again, it would dirty a page of each of the indexes after a kill.
+    f"WHERE ({', '.join(COLUMNS[1:])}) IS NOT ({', '.join(f'excluded.{name}' for name in COLUMNS[1:])})"
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -79,6 +81,88 @@ def test_filters_must_all_hold_and_the_newest_comes_first(index: Index, filters:
     query = TaskQuery(**filters)
     assert index.page(query) == (found, None)
     assert index.count(query) == len(found)
+
+
+ASKED = {
+    "status": ((), (Status.COMPLETED,), (Status.COMPLETED, Status.FAILED), (Status.FAILED, Status.FAILED)),
+    "user_id": (None, "u", "w"),
+    "type": (None, "resize", "merge"),
+    "queue": (None, "low"),
+    "source": (None, Source.INBOX),
+    "completed_after": (None, NOW + timedelta(minutes=20)),
+    "created_before": (None, NOW + timedelta(minutes=30)),
+}
+"""Values of filters; some combinations of them are asked for."""
+
+
+def test_whatever_index_leads_to_an_answer_it_is_the_same(
+    layout: Layout, files: FaultyFiles, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice among several is one of speed alone; here all of them are taken for long, then for short."""
+    tasks = [*TASKS, *map(make_one_of_many, range(60))]
+    write(layout, files, *tasks)
+    tasks.sort(key=newest_first)
+    for values in random.Random(1).sample(list(itertools.product(*ASKED.values())), 60):
+        asked: dict[str, Any] = dict(zip(ASKED, values, strict=True))
+        query = TaskQuery(**asked, size=7)
+        expected = [task.id for task in tasks if fulfils(task, query)]
+        for few in (1, 1000):
+            monkeypatch.setattr("runner.store.index.FEW", few)
+            assert (index.page(query)[0], index.count(query)) == (expected[:7], len(expected)), asked
+
+
+def make_one_of_many(number: int) -> Task:
+    """Tasks of several kinds, a minute apart, of which two are made in each minute."""
+    at = NOW + timedelta(minutes=number // 2)
+    status = (Status.COMPLETED, Status.FAILED, Status.PENDING)[number % 3]
+    return make_task(
+        f"n{number:02}", user_id="uvw"[number % 3], type=("resize", "merge")[number % 2], status=status,
+        queue=("default", "low")[number % 5 == 0], source=(Source.HTTP, Source.INBOX)[number % 7 == 0], created_at=at,
+        completed_at=None if status is Status.PENDING else at,
+    )  # fmt: skip
+
+
+def newest_first(task: Task) -> tuple[float, int]:
+    """The order of lists: tasks of one instant by when they got their row."""
+    rows = [*(one.id for one in TASKS), *(f"n{number:02}" for number in range(60))]
+    return -task.created_at.timestamp(), -rows.index(task.id)
+
+
+def fulfils(task: Task, query: TaskQuery) -> bool:
+    """Whether the query asks for that task."""
+    ended = task.completed_at is not None and (
+        query.completed_after is None or task.completed_at >= query.completed_after
+    )
+    same = (getattr(query, name) in (None, getattr(task, name)) for name in ("user_id", "type", "queue", "source"))
+    return (
+        all(same)
+        and (not query.status or task.status in query.status)
+        and (query.completed_after is None or ended)
+        and (query.created_before is None or task.created_at < query.created_before)
+    )
+
+
+def test_a_filter_that_few_fulfil_reads_few_rows(layout: Layout, files: FaultyFiles, index: Index) -> None:
+    """Whatever it is combined with: a list of a million must not be read to find out that nothing is in it."""
+    write(layout, files, *(make_task(f"n{number}", created_at=NOW) for number in range(5_000)))
+    steps = 0
+
+    def count_steps() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    assert index._connection is not None
+    index._connection.set_progress_handler(count_steps, 100)
+    rarities: tuple[dict[str, Any], ...] = (
+        {"type": "merge"}, {"queue": "low"}, {"source": "inbox"}, {"user_id": "v"}, {"status": ("failed",)}
+    )  # fmt: skip
+    for rare in rarities:
+        index.page(TaskQuery(**rare))
+        index.page(TaskQuery(**{"type": "resize", "source": "http", **rare}))
+    index.oldest_pending()
+    index._connection.set_progress_handler(None, 0)
+    assert steps < 1000
 
 
 def test_pages_by_cursor_and_by_number_are_the_same_list(index: Index) -> None:
@@ -187,7 +271,7 @@ def test_an_index_of_another_schema_is_not_used(layout: Layout) -> None:
     connection.execute("PRAGMA user_version = 99")
     connection.close()
     index = Index(layout.index)
-    with pytest.raises(FormatError, match="format 99, not 1"):
+    with pytest.raises(FormatError, match="format 99, not 2"):
         index.open()
     index.close()
 
