@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from runner.errors import FormatError
 from runner.store.files import Files
@@ -39,8 +40,7 @@ class Kind(IntEnum):
     USER_REMOVAL = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One record as read back."""
 
     seq: int
