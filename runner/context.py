@@ -145,7 +145,7 @@ class Log:
 class Context:
     """The first argument of every handler. May be used from any thread of the handler while the attempt runs."""
 
-    __slots__ = ("_listener", "_work", "has_outputs", "has_scratch", "stopped")
+    __slots__ = ("_listener", "_work", "has_outputs", "has_scratch", "printed", "stopped")
 
     def __init__(self, work: Work, listener: Listener) -> None:
         self._work = work
@@ -154,6 +154,8 @@ class Context:
         """Whether `output` was called."""
         self.has_scratch = False
         """Whether the scratch folder was asked for."""
+        self.printed: Any = None
+        """What was printed, where whoever runs the handler listens to that; None: nothing."""
         self.stopped = ""
         """Why the attempt was told to stop; empty while it was not."""
 

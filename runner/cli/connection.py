@@ -115,6 +115,7 @@ def _become_owner(config: Config, duty: Duty, stack: ExitStack) -> bool:
 @contextmanager
 def _owned(config: Config, duty: Duty) -> Iterator[None]:
     # A third of a second of imports, which only an owner needs.
+    from runner.execute.prints import Echo, overheard
     from runner.service import Role, Service
     from runner.web.app import create_app
     from runner.web.server import served_in_thread
@@ -122,7 +123,8 @@ def _owned(config: Config, duty: Duty) -> Iterator[None]:
     service = Service(config, Role.SERVE if duty is Duty.SERVE else Role.VISIT)
     service.start()
     try:
-        with served_in_thread(create_app(service, config), service.events, _socket(config)):
+        # What handlers print goes to their logs alone: our own output is the command's answer.
+        with overheard(Echo.NONE), served_in_thread(create_app(service, config), service.events, _socket(config)):
             if duty is Duty.RUN_TASKS:
                 service.run_tasks()
             yield

@@ -26,6 +26,7 @@ from runner.config import Config
 from runner.dialects.listeners import listening_for_dialects, make_app, make_dialects
 from runner.dialects.video_grpc import TaskServer
 from runner.errors import OwnerExists
+from runner.execute.prints import Echo, overheard
 from runner.logs import set_up_logs
 from runner.service import Service
 from runner.web.app import Site
@@ -58,6 +59,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     threading.excepthook = _end_loudly
     signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:
+        stack.enter_context(overheard(Echo.SHOWN))
         service = Service(config)
         service.open(_announce, print_note)
         stack.callback(service.close)

@@ -11,6 +11,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from runner.context import Cancelled, Context, Fail, Retry, Snooze
 from runner.errors import InvalidSubmission
 from runner.execute.assignment import Assignment, Ending, Stop
+from runner.execute.prints import SPEAKER, end_line
 from runner.task import Outcome, TaskError
 
 MAX_RESULT_BYTES: Final = 4 * 1024**2
@@ -43,10 +44,14 @@ def perform(assignment: Assignment, context: Context) -> Ending:
         arguments = handler.arguments(assignment.task.payload)
     except InvalidSubmission as error:
         return invalid_payload(error)
+    speaker = SPEAKER.set(context)
     try:
         result = handler.function(context, **arguments)
     except BaseException as error:  # noqa: BLE001 - the function is the user's: sys.exit() must end its attempt, not us
         return explain(error, context.stopped)
+    finally:
+        SPEAKER.reset(speaker)
+        end_line(context)
     return complete(result, has_outputs=context.has_outputs)
 
 
@@ -59,10 +64,13 @@ async def perform_async(assignment: Assignment, context: Context) -> Ending:
         arguments = handler.arguments(assignment.task.payload)
     except InvalidSubmission as error:
         return invalid_payload(error)
+    SPEAKER.set(context)  # for good: whoever awaits this has a context of its own
     try:
         result = await handler.function(context, **arguments)
     except BaseException as error:  # noqa: BLE001 - as above; and whoever cancels the coroutine has set `stopped`
         return explain(error, context.stopped)
+    finally:
+        end_line(context)
     return complete(result, has_outputs=context.has_outputs)
 
 

@@ -1,4 +1,4 @@
-"""What a process prints, as lines for its task's log."""
+"""What a handler prints, as lines for its task's log."""
 
 from __future__ import annotations
 
