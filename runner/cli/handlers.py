@@ -48,19 +48,25 @@ def run(
 ) -> int:  # fmt: skip
     """Run one handler here and now, without a server: the way to develop one."""
     from runner.execute.once import run_once
+    from runner.execute.prints import Echo, overheard
     from runner.handlers import Handlers
+    from runner.intake.admission import Arrival, check_files
 
     config = options.load_config()
     found = Handlers(Path(config.handlers_dir), config.handlers)
     found.load()
-    outcome = run_once(
-        found.get(name),
-        [path.absolute() for path in files],
-        read_payload(payload, settings),
-        output_dir=output or Path(f"{name}-output"),
-        config=config.handlers[name].config if name in config.handlers else {},
-        say=print_note,
-    )
+    handler, parameters = found.get(name), read_payload(payload, settings)
+    handler.validate(parameters)
+    check_files(handler, tuple(Arrival(path, path.name) for path in files))
+    with overheard(Echo.NONE):  # it says what was printed itself, beside what is logged
+        outcome = run_once(
+            handler,
+            [path.absolute() for path in files],
+            parameters,
+            output_dir=output or Path(f"{name}-output"),
+            config=config.handlers[name].config if name in config.handlers else {},
+            say=print_note,
+        )
     return _print_run(options, outcome)
 
 

@@ -189,7 +189,7 @@ class Admission:
     def place(self, task: Task, arrival: Arrival) -> str:
         """Where one more input of a draft must be, relative to the data directory. Raises `Refused`."""
         arrival = _measured(arrival)
-        _check_files(self._handlers.get(task.type), (arrival,))
+        check_files(self._handlers.get(task.type), (arrival,))
         taken = {path.rpartition("/")[2].casefold() for path in task.input_files}
         name = _distinct(safe_name(arrival.name), taken)
         return f"{self._layout.relative(self._layout.upload(task.user_id, task.id))}/{name}"
@@ -198,7 +198,7 @@ class Admission:
         task_id = origin.task_id or self._next_id()
         arrivals = tuple(map(_measured, origin.inputs))
         if arrivals or not submission.draft:
-            _check_files(handler, arrivals)
+            check_files(handler, arrivals)
         task = make(
             id=task_id,
             status=_first_status(submission, arrivals),
@@ -343,7 +343,8 @@ def _first_start(submission: Submission, now: datetime) -> datetime:
     return submission.run_after or now + timedelta(seconds=submission.delay or 0)
 
 
-def _check_files(handler: Handler, arrivals: tuple[Arrival, ...]) -> None:
+def check_files(handler: Handler, arrivals: tuple[Arrival, ...]) -> None:
+    """These are files that the handler takes. Raises `Refused`."""
     if not handler.options.accepts:
         return
     if not arrivals:

@@ -21,6 +21,17 @@ def test_a_handler_is_run_here_and_now(cli: Command, project: Path) -> None:
     assert not (project / "data").exists()
 
 
+def test_what_a_handler_prints_is_no_part_of_the_answer(cli: Command, project: Path) -> None:
+    """It is shown beside what is logged, so that `--json` stays one document."""
+    (project / "handlers" / "talk.py").write_text(
+        "from runner import handler\n\n\n@handler()\ndef talk(ctx) -> str:\n    print('hello')\n    return 'done'\n"
+    )
+    for command in (("run", "talk"), ("submit", "talk", "--wait")):
+        assert cli(*command, "--json").json["result"] == "done"
+    assert "info: hello" in cli("run", "talk").err
+    assert cli("logs", cli("submit", "talk", "--wait", "--json").json["id"]).out.endswith("info     hello\n")
+
+
 def test_a_handler_that_fails_here_is_exit_code_1(cli: Command) -> None:
     """As JSON, too."""
     failed = cli("run", "fail", "--json")
@@ -33,6 +44,8 @@ def test_a_handler_that_fails_here_is_exit_code_1(cli: Command) -> None:
     [
         (["cuont"], 4, "did you mean 'count'"),
         (["count", "--set", "unit=[1]"], 4, "/payload/unit"),
+        (["count", "config.yaml"], 4, "'config.yaml' is not of a type that count accepts: .txt"),
+        (["count"], 4, "count needs a file: .txt"),
         (["count", "missing.txt"], 2, "missing.txt"),
     ],
 )
