@@ -19,7 +19,7 @@ from runner.errors import InvalidSubmission
 from runner.intake.folders import DONE, SUM, Folder
 from runner.intake.holds import WHY_OF_STATE, Holds, Why
 from runner.intake.mounts import Mounts
-from runner.intake.names import shown
+from runner.intake.names import ERROR_FOLDER, REASON, shown, with_suffix
 from runner.intake.readiness import (
     Decision,
     Patience,
@@ -33,6 +33,8 @@ from runner.intake.readiness import (
 from runner.intake.sidecar import SUFFIX, partner_of, read_object, sidecar_of
 
 MAX_SUM_BYTES: Final = 4096
+FOLLOWS_SECONDS: Final = 2.0
+"""Parameters in the error folder may follow their file for so long; then it is taken with them from there."""
 
 
 @dataclass(slots=True)
@@ -110,8 +112,12 @@ class Inspector:
     ) -> Iterator[tuple[str, Finding]]:
         try:
             fixed = None if folder.is_kept else _why_fixed(fd)
+            has_errors = not folder.documents and not folder.is_kept and os.access(folder.error_path, os.F_OK)
             for name in names:
-                yield name, fixed or self._inspect_file(fd, folder, name, now)
+                finding = fixed or self._inspect_file(fd, folder, name, now)
+                if has_errors and isinstance(finding, Ready) and finding.sidecar is None:
+                    finding = self._read_left(finding, now)
+                yield name, finding
         finally:
             os.close(fd)
 
@@ -187,6 +193,40 @@ class Inspector:
         except OSError as error:
             return _unreadable(error)
         return ready
+
+    def _read_left(self, ready: Ready, now: float) -> Finding:
+        """The file with its parameters, if it came back from the error folder, and they have stayed there."""
+        below, slash, base = ready.name.rpartition("/")
+        try:
+            fd = open_folder(ready.folder.path, f"{ERROR_FOLDER}{slash}{below}")
+        except OSError:
+            return ready
+        try:
+            if not _was_left(fd, base):
+                return ready
+            hold = self.holds.find(ready.folder.absolute(ready.name))
+            if now - (hold.first_seen if hold else now) < FOLLOWS_SECONDS:
+                return Held(Why.PARAMETERS, "its parameters are in the error folder still, and may follow")
+            ready.payload = read_object(fd, sidecar_of(base))
+        except InvalidSubmission as error:
+            return Refusal(error.code, tuple(f"{shown(sidecar_of(base))} {problem}" for problem in error.problems))
+        except OSError as error:
+            return _unreadable(error)
+        finally:
+            os.close(fd)
+        ready.sidecar = f"{ERROR_FOLDER}/{sidecar_of(ready.name)}"
+        return ready
+
+
+def _was_left(error_fd: int, base: str) -> bool:
+    """Whether an error folder holds the reason and the parameters of a file of that name, and not the file."""
+    beside = sidecar_of(base)
+    return (
+        partner_of(beside) is not None
+        and os.access(beside, os.F_OK, dir_fd=error_fd, follow_symlinks=False)
+        and os.access(with_suffix(base, REASON), os.F_OK, dir_fd=error_fd, follow_symlinks=False)
+        and not os.access(base, os.F_OK, dir_fd=error_fd, follow_symlinks=False)
+    )
 
 
 def _wait_for_file(fd: int, partner: str, what: str) -> Held:

@@ -87,8 +87,9 @@ class Rejects:
         if not os.access(folder.error_path, os.F_OK):
             return
         for name in names:
-            path = self._reason_path(f"{folder.error_path}/{name}")
-            if os.access(path, os.F_OK):
+            target = f"{folder.error_path}/{name}"
+            path = self._reason_path(target)
+            if os.access(path, os.F_OK) and not os.path.lexists(target):  # else it is the reason of another one
                 self._files.remove(path)
 
     def _target(self, reject: Reject, number: int) -> str:
@@ -132,7 +133,7 @@ def _how_to_retry(reject: Reject, name: str) -> Iterable[str]:
     yield "To try again: mend what is wrong, then move the file from this folder to the one above it:"
     yield f"  {shown(reject.folder.path)}/"
     if not reject.folder.documents:
-        yield f"Parameters go into {shown(sidecar_of(name))} beside it; move that one first."
+        yield f"Its parameters are those in {shown(sidecar_of(name))}, here or there: write or change that one first."
 
 
 def problems_of(error: RunnerError) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.events import Event, Kind, TaskLogs
+from runner.intake import inspection
 from runner.intake import outbox as module
 from runner.intake.entries import Mark, log_line, number_entry
 from runner.store import Transition
@@ -154,6 +155,41 @@ def test_what_a_failed_task_was_made_from_goes_back_to_error(site: Site) -> None
     assert again.id != task.id
     assert again.payload == {"width": 5}
     assert site.listing("inbox") == []
+
+
+@pytest.mark.parametrize("below", ["", "trip/"])
+def test_a_failed_file_that_is_moved_back_alone_keeps_its_parameters(
+    site: Site, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody wants it run with others; those that follow their file are waited for."""
+    path = site.drop(f"resize/{below}clip.mp4.json", '{"width": 5}').with_suffix("")
+    site.drop(f"resize/{below}clip.mp4", "frames")
+    site.scan()
+    site.fail(site.only_task(), "no frames in it")
+    site.write_outbox()
+    (site.data / "inbox" / "resize" / "error" / below / "clip.mp4").rename(path)
+    site.scan()
+    assert len(site.tasks()) == 1
+    site.inbox.holds.release(str(path))
+    monkeypatch.setattr(inspection, "FOLLOWS_SECONDS", 0.0)
+    site.scan()
+    assert [task.payload for task in site.tasks()] == [{"width": 5}] * 2
+    assert site.listing("inbox") == []
+
+
+def test_what_stays_in_error_is_not_another_files(site: Site) -> None:
+    """A new file of the same name is a new one: the parameters and the reason there are not its own."""
+    site.drop("keep/a.txt.json", "{}")
+    site.drop("keep/a.txt")
+    site.scan()
+    site.fail(site.only_task())
+    site.write_outbox()
+    error = site.data / "inbox" / "keep" / "error"
+    (error / "a.txt.json").write_text('{"unknown": 1}')
+    site.drop("keep/a.txt")
+    site.scan()
+    assert len(site.tasks()) == 2
+    assert (error / "a.txt.error.txt").exists()
 
 
 def test_a_failed_document_leaves_its_reason(site: Site) -> None:
