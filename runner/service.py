@@ -51,7 +51,7 @@ from runner.store.writer import Pace
 from runner.task import Status, Task
 from runner.totals import Totals
 from runner.traces import open_traces
-from runner.why import explain_task
+from runner.why import explain_task, explain_unserved
 
 __all__ = [
     "BulkReport",
@@ -152,6 +152,7 @@ class Service:
         self._cleanup = Cleanup(self.store, config.retention, self._retention_of, clock)
         self._threads: list[threading.Thread] = []
         self._recovered = Recovered()
+        self._runs_tasks = False
         self._hears_intake = False
         self._inbox_failure: BaseException | None = None
         self.is_closing = False
@@ -193,6 +194,7 @@ class Service:
 
     def run_tasks(self) -> None:
         """Begins to start tasks, the unfinished ones of earlier owners first."""
+        self._runs_tasks = True
         self.door.take_again(self._recovered.live)
         self._apply_limits()
         if self._role is Role.SERVE:
@@ -334,12 +336,16 @@ class Service:
     def why(self, target: str) -> Explanation:
         """Why a file or a task is not running: `target` is a task's id, or a path, absolute or below the inbox."""
         if NAME.fullmatch(target) and (task := self.store.find(target)) is not None:
+            if not self._runs_tasks and task.status in (Status.PENDING, Status.PROCESSING):
+                return explain_unserved(task)
             reasons = "; ".join(self._reasons()) or None
             forecast = self.forecast(task.type, task.user_id) if task.status is Status.PENDING else None
             return explain_task(task, self.dispatcher.standing(target), reasons, self._clock(), forecast)
         said = self.inbox.explain(str(Path(self.store.layout.inbox, target)), self.forecast)
         if said.kind == "unseen" and self._role is not Role.SERVE:
-            return Explanation("unserved", "no runner serves this folder, so nobody takes it; start one: runner serve")
+            return Explanation("unserved", "no runner is running: it is taken when one is started (`runner serve`)")
+        if said.kind == "absent" and NAME.fullmatch(target):
+            return Explanation("absent", f"there is no task {target}, and no file of that name in the inbox")
         return said
 
     def forecast(self, type: str, user_id: str) -> Forecast | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from runner.dispatch.dispatcher import Standing
 from runner.dispatch.limits import Limit, Scope
@@ -11,6 +12,8 @@ from runner.intake.explanation import Explanation
 from runner.intake.forecast import Forecast
 from runner.task import DRAFT, Status, Task
 from runner.units import format_duration
+
+NOBODY_RUNS: Final = "no runner is running: it goes on when one is started (`runner serve`)"
 
 
 def explain_task(
@@ -30,9 +33,18 @@ def explain_task(
     return _explain_waiting(task, standing, facts, now, forecast)
 
 
+def explain_unserved(task: Task) -> Explanation:
+    """What is the matter with a task that is to run, where nobody runs any."""
+    facts: dict[str, object] = {"task_id": task.id, "status": task.status.value}
+    if task.status is Status.PROCESSING:
+        text = f"attempt {task.attempt} was interrupted, and {NOBODY_RUNS}"
+        return Explanation("interrupted", text, {**facts, "attempt": task.attempt})
+    return Explanation("unserved", f"it waits, and {NOBODY_RUNS}", facts)
+
+
 def _explain_running(task: Task, facts: Mapping[str, object], now: datetime) -> Explanation:
     seconds = (now - task.attempts[-1].started_at).total_seconds()
-    text = f"attempt {task.attempt} runs since {format_duration(round(seconds))}"
+    text = f"attempt {task.attempt} has been running for {format_duration(round(seconds))}"
     if task.progress is not None:
         text += f", {task.progress.percentage:.0f} % done"
     return Explanation("running", text, {**facts, "attempt": task.attempt, "running_seconds": round(seconds, 1)})

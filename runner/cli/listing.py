@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from runner.cli.connection import connect, task_path
+from runner.cli.connection import Api, connect, task_path
 from runner.cli.options import Options, common_options
 from runner.cli.output import age, print_fields, print_json, print_note, print_table, took
 
 STATUSES = ("created", "uploaded", "pending", "processing", "completed", "failed", "cancelled")
+INTERRUPTED: Final = "no runner is running: what was interrupted goes on when one is started (`runner serve`)"
 
 
 @click.command()
@@ -43,9 +43,13 @@ def ls(options: Options, count: bool, size: int, page: int | None, cursor: str |
     tasks = answer.json()
     if options.as_json:
         return print_json(tasks)
-    print_table(("id", "type", "status", "", "file", "age", "took", "error"), map(_row, tasks))
+    if not tasks:
+        return print_note("no tasks match" if query else "no tasks yet")
+    print_table(("id", "type", "status", "progress", "file", "age", "took", "error"), (_row(api, one) for one in tasks))
+    if any(is_interrupted(api, task) for task in tasks):
+        print_note(INTERRUPTED)
     if "x-next-cursor" in answer.headers:
-        print_note(f"more: --cursor {answer.headers['x-next-cursor']}")
+        print_note(f"there are more: add --cursor {answer.headers['x-next-cursor']}")
     return None
 
 
@@ -58,33 +62,45 @@ def show(options: Options, task_id: str) -> None:
         task = api.get(task_path(task_id))
     if options.as_json:
         return print_json(task)
-    return print_task(task, api.data_dir)
+    return print_task(api, task)
 
 
-def print_task(task: dict[str, Any], data_dir: Path) -> None:
+def print_task(api: Api, task: dict[str, Any]) -> None:
     """A task for people: paths as they are on this machine, attempts one a line."""
     fields = {name: value for name, value in task.items() if name not in ("attempts", "error", "progress")}
     for name in ("input_files", "output_files"):
-        fields[name] = ", ".join(str(data_dir / path) for path in task[name])
-    fields["progress"] = progress_of(task)
+        fields[name] = ", ".join(str(api.data_dir / path) for path in task[name])
+    fields["progress"] = progress_of(api, task)
     fields["error"] = task["error"] and f"{task['error']['code']}: {task['error']['message']}"
+    unended = "interrupted" if is_interrupted(api, task) else "running"
     for attempt in task["attempts"]:
         reason = f": {attempt['error']['message']}" if attempt["error"] else ""
-        fields[f"attempt {attempt['number']}"] = f"{attempt['outcome'] or 'running'}{reason}"
+        fields[f"attempt {attempt['number']}"] = f"{attempt['outcome'] or unended}{reason}"
     print_fields(fields)
+    if is_interrupted(api, task):
+        print_note(INTERRUPTED)
 
 
-def progress_of(task: dict[str, Any]) -> str:
+def is_interrupted(api: Api, task: dict[str, Any]) -> bool:
+    """Whether a task is `processing` only because nobody has told it since that its runner died."""
+    return api.is_own and task["status"] == "processing"
+
+
+def progress_of(api: Api, task: dict[str, Any]) -> str:
     """How far a task is: "40% reading"."""
     progress = task["progress"]
+    if is_interrupted(api, task):
+        return f"interrupted at {progress['percentage']:.0f}%" if progress else "interrupted"
     if not progress or task["status"] != "processing":
         return ""
     return f"{progress['percentage']:.0f}% {progress['message'] or progress['stage']}".strip()
 
 
-def _row(task: dict[str, Any]) -> tuple[object, ...]:
+def _row(api: Api, task: dict[str, Any]) -> tuple[object, ...]:
     error = task["error"]["message"].splitlines()[0] if task["error"] and task["error"]["message"] else ""
     name = task["original_filename"] or ""
+    duration = "" if is_interrupted(api, task) else took(task)
     return (
-        task["id"], task["type"], task["status"], progress_of(task), name, age(task["created_at"]), took(task), error,
+        task["id"], task["type"], task["status"], progress_of(api, task), name, age(task["created_at"]), duration,
+        error,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import os
 import click
 
 from runner.cli.connection import connect
+from runner.cli.exits import CommandFailed, Exit
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_table, safe
 from runner.units import format_size
@@ -33,9 +34,11 @@ def gc(options: Options, dry_run: bool) -> None:
 @click.argument("target", metavar="PATH|ID")
 @common_options
 def why(options: Options, target: str) -> None:
-    """Say why a file or a task is not running."""
+    """Say why a file or a task is not running. The exit code is 3 if there is none."""
     with connect(options) as api:
         explanation = api.get("/why", target=_as_the_runner_knows(target))
+    if explanation["kind"] == "absent":
+        raise CommandFailed(Exit.NOT_FOUND, explanation["text"], {"code": "not_found", "detail": explanation["text"]})
     if options.as_json:
         return print_json(explanation)
     return click.echo(safe(explanation["text"]))

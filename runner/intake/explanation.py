@@ -51,10 +51,10 @@ Forecaster = Callable[[str, str], Forecast | None]
 def explain(path: str, known: Knowledge, now: float, forecast: Forecaster) -> Explanation:
     """What is the matter with the file at `path`, absolute. `now`: seconds of the monotonic clock."""
     place = known.folders.locate(path)
+    if not os.path.lexists(path):
+        return _explain_absent(place, path, known)
     if place.standing is Standing.OUTSIDE:
         return Explanation("outside", f"{shown(path)} is in no folder that is watched")
-    if not os.path.lexists(path):
-        return _explain_absent(path, known)
     if place.standing is Standing.IGNORED:
         return Explanation("ignored", f"names like this are never taken. {place.rule}", {"rule": place.rule})
     if place.standing is Standing.ERROR:
@@ -64,10 +64,11 @@ def explain(path: str, known: Knowledge, now: float, forecast: Forecaster) -> Ex
     return _explain_file(place, path, known, now, forecast)
 
 
-def _explain_absent(path: str, known: Knowledge) -> Explanation:
+def _explain_absent(place: Place, path: str, known: Knowledge) -> Explanation:
+    if place.standing is Standing.OUTSIDE:
+        return Explanation("absent", f"there is no {shown(path)}")
     task_id = known.taking.taken.get(path)
     if task_id is None:
-        place = known.folders.locate(path)
         if place.folder is not None and place.standing is Standing.FILE:
             refused = f"{place.folder.error_path}/{place.name}"
             if os.path.lexists(refused):

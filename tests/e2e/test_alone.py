@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 
 from filelock import FileLock
 
-from tests.e2e.conftest import Command, Result
+from tests.e2e.conftest import Command, Result, Serving
 
 
 def test_a_waiting_submission_runs_here_and_says_so(cli: Command, project: Path) -> None:
@@ -46,6 +47,27 @@ def test_a_task_that_nobody_runs_is_not_watched_for_ever(cli: Command) -> None:
         ended = cli(*command)
         assert ended.code == 5
         assert "runner serve" in ended.err
+
+
+def test_what_a_kill_interrupted_is_told_as_that(cli: Command, serving: Serving, project: Path) -> None:
+    """Nothing runs, whatever the record says until the next start; the JSON is the record."""
+    task_id = cli("submit", "wait_for", "--set", f"gate={project / 'gate'}").out.strip()
+    while not cli("logs", task_id).out:
+        pass
+    serving.stop(signal.SIGKILL)
+    for arguments in (("ls",), ("show", task_id)):
+        shown = cli(*arguments)
+        assert "interrupted" in shown.out
+        assert "`runner serve`" in shown.err
+    assert cli("show", task_id, "--json").json["status"] == "processing"
+    assert cli("why", task_id, "--json").json["kind"] == "interrupted"
+
+
+def test_a_task_that_waits_for_a_runner_says_so(cli: Command) -> None:
+    """However soon its turn would come."""
+    assert cli("submit", "count", "note.txt", "--wait").code == 0
+    task_id = cli("submit", "count", "note.txt").out.strip()
+    assert "no runner is running" in cli("why", task_id).out
 
 
 def test_commands_at_the_same_time_take_turns(cli: Command, project: Path) -> None:
