@@ -12,7 +12,8 @@ import click
 from runner.cli.connection import Api, task_path
 from runner.cli.exits import CommandFailed, Exit
 from runner.cli.options import Options, common_options
-from runner.cli.output import print_json, print_table, safe
+from runner.cli.output import print_json, safe
+from runner.cli.tables import Column, Fit, print_table
 from runner.client import ANSWER_SECONDS
 from runner.config import Config
 from runner.doctor import Doctor, Mended
@@ -136,7 +137,8 @@ def _print(options: Options, findings: list[Finding], mended: list[Mended]) -> N
         click.echo(
             safe(f"{'could not' if one.failure else 'did'} {one.finding.remedy}: {one.failure or one.finding.text}")
         )
-    print_table(("", "check", ""), [("ok" if at.is_well else "WRONG", at.check, _text(at)) for at in findings])
+    rows = [("ok" if at.is_well else "WRONG", at.check, _text(at)) for at in findings]
+    print_table(("", "check", Column("", Fit.WRAP)), rows)
 
 
 def _text(finding: Finding) -> str:

@@ -11,8 +11,9 @@ import click
 from runner.cli.connection import connect
 from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
-from runner.cli.output import print_error, print_fields, print_json, print_note, print_table, safe
+from runner.cli.output import print_error, print_fields, print_json, print_note, safe
 from runner.cli.payload import read_payload
+from runner.cli.tables import Column, Fit, print_table
 
 if TYPE_CHECKING:
     from runner.execute.once import Run
@@ -29,7 +30,10 @@ def handlers(options: Options, name: str | None) -> None:
         return print_handler(options, found)
     if options.as_json:
         return print_json(found)
-    print_table(("handler", "accepts", "queue", "timeout", "", ""), map(_row, found["handlers"]))
+    print_table(("handler", Column("takes", Fit.WRAP), "needs", Column("", Fit.WRAP)), map(_row, found["handlers"]))
+    lacking = [handler for handler in found["handlers"] if not handler["available"]]
+    if extras := sorted({handler["extra"] for handler in lacking if handler["extra"]}):
+        print_note(f"to install what they need: pip install 'file-runner[{','.join(extras)}]'")
     for failure in found["errors"]:
         print_error(f"{failure['path']}:{failure['line'] or 1}: {failure['message']}")
     return None
@@ -100,23 +104,24 @@ def print_handler(options: Options, handler: dict[str, Any]) -> None:
             "takes": ", ".join(handler["accepts"]) or "any file, or none",
             "missing": handler["missing"] and f"{', '.join(handler['missing'])}: {remedy(handler)}",
             **{name: value for name, value in handler["options"].items() if name != "accepts"},
+            **_health_of(handler),
         }
     )
-    _print_health(handler.get("health"))
     rows = _parameter_rows(handler["schema"])
     if rows:
         click.echo()
-        print_table(("parameter", "type", "default", ""), rows)
+        print_table(("parameter", Column("type", Fit.WRAP), Column("default", Fit.CUT), Column("", Fit.WRAP)), rows)
 
 
-def _print_health(health: dict[str, Any] | None) -> None:
+def _health_of(handler: dict[str, Any]) -> dict[str, str]:
     """How it fared since the runner was started."""
+    health = handler.get("health")
     if health is None:
-        return
+        return {}
     error = health["last_error"]
     attempts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(health["attempts"].items()))
-    told = error and f"{error['at']}  {error['code']}: {error['message']}  (task {error['task_id']})"
-    print_fields({"attempts": attempts or "none since the start", "last error": told})
+    told = f"{error['at']}  {error['code']}: {error['message']}  (task {error['task_id']})" if error else ""
+    return {"attempts": attempts or "none since the start", "last error": told}
 
 
 def _parameter_rows(schema: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -139,11 +144,9 @@ def remedy(handler: dict[str, Any]) -> str:
 
 
 def _row(handler: dict[str, Any]) -> tuple[object, ...]:
-    name, options = handler["name"], handler["options"]
-    timeout = f"{options['timeout_seconds']:g}s" if options["timeout_seconds"] else ""
-    note = "" if handler["available"] else f"unavailable: {remedy(handler)}"
+    missing = "" if handler["available"] else handler["extra"] or ", ".join(handler["missing"])
     doc, *_ = (handler["doc"] or "").splitlines() or [""]
-    return name, ", ".join(handler["accepts"]), options["queue"], timeout, doc, note
+    return handler["name"], ", ".join(handler["accepts"]), missing, doc
 
 
 def _kind(parameter: dict[str, Any], definitions: dict[str, Any]) -> str:

@@ -8,9 +8,11 @@ import click
 
 from runner.cli.connection import Api, connect, task_path
 from runner.cli.options import Options, common_options
-from runner.cli.output import age, print_fields, print_json, print_note, print_table, took
+from runner.cli.output import age, print_fields, print_json, print_note, took
+from runner.cli.tables import Column, Fit, print_table
 
 STATUSES = ("created", "uploaded", "pending", "processing", "completed", "failed", "cancelled")
+COLUMNS: Final = ("id", "type", "status", "age", "took", Column("file", Fit.CUT), Column("", Fit.CUT))
 INTERRUPTED: Final = "no runner is running: what was interrupted goes on when one is started (`runner serve`)"
 
 
@@ -45,7 +47,7 @@ def ls(options: Options, count: bool, size: int, page: int | None, cursor: str |
         return print_json(tasks)
     if not tasks:
         return print_note("no tasks match" if query else "no tasks yet")
-    print_table(("id", "type", "status", "progress", "file", "age", "took", "error"), (_row(api, one) for one in tasks))
+    print_table(COLUMNS, (_row(api, task) for task in tasks))
     if any(is_interrupted(api, task) for task in tasks):
         print_note(INTERRUPTED)
     if "x-next-cursor" in answer.headers:
@@ -97,10 +99,8 @@ def progress_of(api: Api, task: dict[str, Any]) -> str:
 
 
 def _row(api: Api, task: dict[str, Any]) -> tuple[object, ...]:
-    error = task["error"]["message"].splitlines()[0] if task["error"] and task["error"]["message"] else ""
+    error = task["error"]["message"] if task["error"] else ""
     name = task["original_filename"] or ""
     duration = "" if is_interrupted(api, task) else took(task)
-    return (
-        task["id"], task["type"], task["status"], progress_of(api, task), name, age(task["created_at"]), duration,
-        error,
-    )  # fmt: skip
+    note = progress_of(api, task) or error
+    return task["id"], task["type"], task["status"], age(task["created_at"]), duration, name, note

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,16 +16,6 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-STYLES: Final[Mapping[str, str]] = {
-    "completed": "green",
-    "failed": "red",
-    "cancelled": "yellow",
-    "processing": "cyan",
-}
-
-WIDE: Final = 10_000
-"""Columns of a terminal that is none."""
 
 _UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -49,23 +39,6 @@ def safe(text: str) -> str:
     r"""`text` with control characters, changes of direction and bytes that are no text shown as `\x1b`; lines and tabs
     stay."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table whose first column is never cut. It is as wide as it needs where no terminal sets its width."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, no_wrap=number == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(safe(str(cell)), STYLES.get(str(cell), "")) for cell in row))
-    to = console()
-    if not to.is_terminal:
-        to.width = WIDE
-    to.print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -106,4 +79,7 @@ def took(task: Mapping[str, Any]) -> str:
     if attempt is None:
         return ""
     end = datetime.fromisoformat(attempt["ended_at"]) if attempt["ended_at"] else datetime.now(UTC)
-    return f"{(end - datetime.fromisoformat(attempt['started_at'])).total_seconds():.1f}s"
+    from runner.units import format_duration
+
+    seconds = (end - datetime.fromisoformat(attempt["started_at"])).total_seconds()
+    return f"{seconds:.1f}s" if seconds < 60 else format_duration(round(seconds))

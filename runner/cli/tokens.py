@@ -8,7 +8,8 @@ import click
 
 from runner.cli.connection import connect
 from runner.cli.options import Options, common_options
-from runner.cli.output import age, print_json, print_note, print_table
+from runner.cli.output import age, print_json, print_note
+from runner.cli.tables import print_table
 
 
 @click.group()

@@ -9,7 +9,8 @@ import click
 from runner.cli.connection import connect
 from runner.cli.exits import CommandFailed, Exit
 from runner.cli.options import Options, common_options
-from runner.cli.output import print_json, print_table, safe
+from runner.cli.output import print_json, safe
+from runner.cli.tables import Column, Fit, print_table
 from runner.units import format_size
 
 
@@ -25,7 +26,7 @@ def gc(options: Options, dry_run: bool) -> None:
     removed = report["removed"]
     if removed:
         rows = [(one["id"], one["kind"], one["reason"], format_size(one["bytes"])) for one in removed]
-        print_table(("id", "", "why", "size"), rows)
+        print_table(("id", "", Column("why", Fit.WRAP), "size"), rows)
     verb = "would go" if dry_run else "removed"
     return click.echo(f"{len(removed)} {verb}, {format_size(sum(one['bytes'] for one in removed))}")
 
