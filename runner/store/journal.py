@@ -176,6 +176,12 @@ class Journal:
             self._files.close(self._fd)
             self._fd = -1
 
+    def sync_sealed(self, up_to: int) -> None:
+        """The segments up to and including number `up_to` are on the disk, or it raises `OSError`."""
+        for number, path in segments(self._files, self._directory):
+            if number <= up_to:
+                self._files.sync_path(path)
+
     def drop(self, up_to: int) -> None:
         """Removes the segments up to and including number `up_to`: what they say is on the disk elsewhere."""
         for number, path in segments(self._files, self._directory):

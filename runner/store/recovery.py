@@ -10,7 +10,8 @@
     damaged before it   –                      a copy goes to corrupt/; what can be read is used
     index row           no file, no record     the row goes: somebody deleted the task by hand
     index missing, damaged, of another schema  rebuilt from the files
-    a sync has failed   anything               every file that the journal knows is written again: see `checkpoint.py`
+    a sync has failed   anything               every file that the journal knows is written again, and the index is
+                                               rebuilt: see `checkpoint.py`
 
 The cost is that of the journal and of the unfinished tasks, never of all tasks, except for a rebuild of the index.
 """
@@ -33,7 +34,7 @@ from runner.store.journal import TASK_FRONT, Entry, Kind, Segment, replay, segme
 from runner.store.records import Removal, RemovedUser
 from runner.store.rows import is_failure_of_disk
 from runner.store.scribe import Batch, DirectPen, pretty
-from runner.store.users import User
+from runner.store.users import User, read_user
 from runner.task import Task, from_json, to_json
 
 FORMAT: Final = 1
@@ -101,6 +102,14 @@ def recover(files: Files, layout: Layout, index: Index, progress: Callable[[str]
         pen.close()
 
 
+def say_again(files: Files, layout: Layout, last_segment: int) -> Batch:
+    """The files that the segments up to `last_segment` name, all of which have been written, to be written once more:
+    what they say, or what the journal says where they cannot be read. No file that is gone by now is among them.
+    Nobody may write files meanwhile. Raises `OSError`; `CorruptRecord` if the journal cannot be read in full."""
+    recovery = _Recovery(files, layout, Index(layout.index), DirectPen(files, layout), lambda line: None)
+    return recovery.say_again(last_segment)
+
+
 def clear_the_way(files: Files, layout: Layout) -> list[str]:
     """Moves to corrupt/ what lies in the place of one of the store's own files and cannot be one: a directory, a pipe,
     a link where none may be followed. Returns a line for people for each. Raises `OSError`."""
@@ -135,6 +144,9 @@ class _Recovery:
         """Journal, files, index, in this order: each is made from the one before."""
         self._read_journal()
         self._pen.write(self._missing())
+        if not self._trusts_files:
+            self._found.notes.append("a sync has failed: all that the journal says is written again, the index rebuilt")
+            self._remove_index()
         try:
             self._bring_up_index()
         except (FormatError, Degraded, OSError) as error:
@@ -145,11 +157,32 @@ class _Recovery:
             self._bring_up_index()
         return self._found
 
+    def say_again(self, last_segment: int) -> Batch:
+        """See `say_again`."""
+        self._read_journal(last_segment)
+        if self._found.notes:
+            raise CorruptRecord("; ".join(self._found.notes))
+        # A later record, or somebody's hand, may have removed it.
+        return Batch(
+            tasks=[
+                (task_id, self._newest(task_id, body)[0])
+                for task_id, body in self._tasks.items()
+                if isinstance(body, bytes) and is_regular(self._layout.task(task_id))
+            ],
+            users=[
+                (user_id, self._newest_user(user_id, body))
+                for user_id, body in self._users.items()
+                if isinstance(body, bytes) and is_regular(self._layout.user(user_id))
+            ],
+        )
+
     # The journal
 
-    def _read_journal(self) -> None:
+    def _read_journal(self, last_segment: int | None = None) -> None:
         before: Segment | None = None
         for number, path in segments(self._files, self._layout.journal):
+            if last_segment is not None and number > last_segment:
+                break
             try:
                 segment, entries = replay(self._files, path, number)
             except CorruptRecord as error:
@@ -245,6 +278,13 @@ class _Recovery:
         except CorruptRecord as error:
             self._quarantine(path, error)
             return None
+
+    def _newest_user(self, user_id: str, body: bytes) -> bytes:
+        """What its file says, which is as new as the journal or newer; what the journal says if it cannot be read."""
+        try:
+            return read_user(self._files.read(self._layout.user(user_id)), user_id).to_json()
+        except CorruptRecord:
+            return body
 
     # The index
 

@@ -11,11 +11,14 @@ import errno
 import os
 import threading
 from dataclasses import dataclass
+from typing import Final
 
 from runner.store.files import Files
 
 BALLAST_INODES = 16
 """What a start needs: a segment, the index's log and shared memory, a temporary file; and some to spare."""
+
+UNSYNCED: Final = "the disk has no room for what was written to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Space:
         self._inodes = tuple(f"{directory}/locks/ballast.{number}" for number in range(BALLAST_INODES))
         self._floors = floors
         self._lock = threading.Lock()
+        self._is_unsynced = False
         self.shortage: str | None = None
 
     def check(self) -> str | None:
@@ -79,15 +83,27 @@ class Space:
         Raises `OSError` when the filesystem cannot be asked."""
         with self._lock:
             room = measure(self._directory)
-            self.shortage = shortage(room, self._floors)
+            self.shortage = shortage(room, self._floors) or (UNSYNCED if self._is_unsynced else None)
             # Not as soon as there is room, or it would take from those for whom it was given up.
-            if shortage(room, self._floors.for_ballast) is None:
+            if not self._is_unsynced and shortage(room, self._floors.for_ballast) is None:
                 self._restore_ballast()
             return self.shortage
 
     def report_full(self) -> None:
         """A write found the disk full before `check` did."""
         self.shortage = "the disk is full"
+
+    def report_unsynced(self) -> None:
+        """What was written found no room when it was to be synced; there may seem to be some all the while. Whoever is
+        served by such a disk waits for `report_synced`."""
+        with self._lock:
+            self._is_unsynced = True
+            self.shortage = self.shortage or UNSYNCED
+
+    def report_synced(self) -> None:
+        """It has found some; the next check says whether that is all."""
+        with self._lock:
+            self._is_unsynced = False
 
     def release_ballast(self) -> None:
         """Gives the ballast's bytes back to whoever must write now. A disk that refuses even that has none to give."""

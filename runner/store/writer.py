@@ -175,11 +175,19 @@ class Writer:
         """Everything noted before this call is written when it returns, but for what has been changed again since;
         it is not synced. Raises `OSError`."""
         with self._turn():
-            # Counted first: more may come in all the time, and this must end.
-            for scope, count in ((Scope.ENDED, len(self._ended)), (Scope.UNFINISHED, len(self._unfinished))):
-                for _ in range(0, max(count, 1), SLICE):
-                    self._pass(scope)
-            self._pass_rows()
+            self._flush()
+
+    def repeat(self, make: Callable[[], Batch]) -> None:
+        """Does what `flush` does, and then writes what `make` makes of the files as they are now; nobody else writes
+        meanwhile. Raises `OSError`, and what `make` raises."""
+        with self._turn():
+            self._flush()
+            assert self._pen is not None, "the writer is not open"
+            batch = make()
+            self._pen.write(batch)
+            with self._lock:
+                if not HAS_SYNCFS:
+                    self._paths.update(_paths(self._layout, dict(batch.tasks), dict(batch.users)))
 
     def flush_rows(self) -> None:
         """The index has a row for everything noted before this call. If the disk refuses, `failure` says so."""
@@ -226,6 +234,13 @@ class Writer:
             yield
         finally:
             self._pass_lock.release()
+
+    def _flush(self) -> None:
+        # Counted first: more may come in all the time, and this must end.
+        for scope, count in ((Scope.ENDED, len(self._ended)), (Scope.UNFINISHED, len(self._unfinished))):
+            for _ in range(0, max(count, 1), SLICE):
+                self._pass(scope)
+        self._pass_rows()
 
     def _put(self, unfinished: dict[str, Version], ended: dict[str, Document]) -> None:
         self._unfinished.update(unfinished)
@@ -300,7 +315,7 @@ class Writer:
         self._written([document for document in load.documents.values() if isinstance(document, Version)])
         with self._lock:
             if not HAS_SYNCFS:
-                self._paths.update(_paths(self._layout, load))
+                self._paths.update(_paths(self._layout, load.documents, load.users))
             self._writing, self._writing_users = {}, {}
             if len(self._ended) < BACKLOG // 2:
                 self._room.set()
@@ -338,8 +353,8 @@ def _batch(load: _Load) -> Batch:
     )
 
 
-def _paths(layout: Layout, load: _Load) -> Iterator[str]:
-    """What a load has changed on the disk: files, and the directories that name them."""
-    yield from map(layout.task, load.documents)
-    yield from map(layout.user, load.users)
+def _paths(layout: Layout, task_ids: Iterable[str], user_ids: Iterable[str]) -> Iterator[str]:
+    """What has been changed on the disk: files, and the directories that name them."""
+    yield from map(layout.task, task_ids)
+    yield from map(layout.user, user_ids)
     yield from (layout.tasks, layout.users, layout.index, f"{layout.index}-wal")

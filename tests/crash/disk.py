@@ -1,4 +1,5 @@
-"""The disk fills up under a working runner, and empties again: bytes or inodes, on tmpfs and on an ext4 of 8 MiB.
+"""The disk fills up under a working runner, and empties again: bytes or inodes, on tmpfs and on an ext4 of 8 MiB; and
+an ext4 whose own disk fills up (`thin.py`).
 
 Intake must pause, what runs must be recorded, a start must work, and within 5 seconds of room coming back all must go
 on by itself. Needs root, to mount.
@@ -20,9 +21,10 @@ from runner.errors import DiskFull, RunnerError
 from runner.intake.admission import Submission
 from runner.service import Role, Service
 from runner.store import TaskQuery
+from runner.store.checkpoint import Checkpointer
 from runner.store.space import Space
 from runner.task import Status, Task
-from tests.crash import mounts
+from tests.crash import mounts, thin
 from tests.crash.day import ORIGIN
 from tests.crash.forks import ask_child
 from tests.crash.mounts import make_ext4, mounted
@@ -61,6 +63,7 @@ class Disk(StrEnum):
     TMPFS_INODES = "tmpfs_inodes"
     EXT4_BYTES = "ext4_bytes"
     EXT4_INODES = "ext4_inodes"
+    EXT4_THIN = "ext4_thin"
 
     @property
     def lacks_inodes(self) -> bool:
@@ -69,11 +72,13 @@ class Disk(StrEnum):
 
 
 class Sabotage(StrEnum):
-    """What is broken on purpose. `NO_BALLAST`: nothing is kept to be given up. `NEVER_MEASURED`: nobody looks again."""
+    """What is broken on purpose. `NO_BALLAST`: nothing is kept to be given up. `NEVER_MEASURED`: nobody looks again.
+    `NOT_WRITTEN_AGAIN`: after a sync for which there was no room a checkpoint only syncs again."""
 
     NONE = "none"
     NO_BALLAST = "no_ballast"
     NEVER_MEASURED = "never_measured"
+    NOT_WRITTEN_AGAIN = "not_written_again"
 
 
 @dataclass
@@ -121,9 +126,24 @@ def run_rounds(
     (root / "handlers" / "all.py").write_text(HANDLERS)
     for number in range(rounds):
         for disk in disks:
-            with _mounted(disk, root / f"{disk}-{number}") as mount:
+            folder = root / f"{disk}-{number}"
+            if disk is Disk.EXT4_THIN:
+                counters.add(_run_thin_round(root, folder, sabotage))
+                continue
+            with _mounted(disk, folder) as mount:
                 counters.add(_run_round(root, mount, disk, sabotage))
     return counters
+
+
+def _run_thin_round(root: Path, folder: Path, sabotage: Sabotage) -> Counters:
+    found = thin.run_round(root, folder, lambda: _break_on_purpose(sabotage))
+    faults = [f"{Disk.EXT4_THIN}: {fault}" for fault in found.faults]
+    return Counters(1, found.refused, found.recorded, found.slowest, faults)
+
+
+def _break_on_purpose(sabotage: Sabotage) -> None:
+    if sabotage is Sabotage.NOT_WRITTEN_AGAIN:
+        Checkpointer._write = lambda self, sealed: self._writer.flush()  # type: ignore[method-assign]
 
 
 def _run_round(root: Path, mount: Path, disk: Disk, sabotage: Sabotage) -> Counters:

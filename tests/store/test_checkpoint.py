@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from runner.errors import Degraded
-from runner.store import Store
+from runner.store import Remove, RemoveUser, SaveUser, Store, User
 from runner.store import writer as writer_module
 from runner.store.checkpoint import Checkpointer, CheckpointRule
-from tests.store.samples import LAZY, FaultyFiles, Stores, crash, create, finish, until
+from runner.task import Status, from_json
+from tests.store.samples import LATER, LAZY, NOW, FaultyFiles, Stores, crash, create, finish, until
 
 
 class OrderedFiles(FaultyFiles):
@@ -36,6 +41,11 @@ class OrderedFiles(FaultyFiles):
         if path.endswith(".log"):
             self.steps.append("drop")
         super().unlink(path)
+
+
+def make_user(user_id: str, last_accessed: datetime = NOW) -> User:
+    """A user since noon."""
+    return User(user_id=user_id, created_at=NOW, last_accessed=last_accessed)
 
 
 def segments(store: Store) -> list[str]:
@@ -122,6 +132,130 @@ def test_even_a_note_that_cannot_be_left_does_not_hide_the_failure(lazy_store: S
     with pytest.raises(OSError, match="Input/output error"):
         lazy_store.checkpointer.checkpoint()
     assert lazy_store.committer.failure is not None
+
+
+@pytest.fixture
+def full(lazy_store: Store, files: FaultyFiles) -> Store:
+    """A store with one task whose checkpoint has just found that there is no room for what was written."""
+    create(lazy_store, "t1")
+    files.fail("syncfs", code=errno.ENOSPC, times=1)
+    with pytest.raises(OSError, match="No space left"):
+        lazy_store.checkpointer.checkpoint()
+    return lazy_store
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_sync_without_room_drops_nothing_and_pauses_intake(lazy_store: Store, files: FaultyFiles, code: int) -> None:
+    """Until a checkpoint finds room; what runs is recorded all the while."""
+    create(lazy_store, "t1")
+    files.fail("syncfs", code=code)
+    for _ in range(3):
+        with pytest.raises(OSError, match=os.strerror(code)):
+            lazy_store.checkpointer.checkpoint()
+        assert lazy_store.space.check() == "the disk has no room for what was written to it"
+    finish(lazy_store, "t1")
+    assert "1.log" in segments(lazy_store)
+    files.heal()
+    assert lazy_store.checkpointer.checkpoint() == 2
+    assert segments(lazy_store) == ["3.log"]
+    assert lazy_store.space.check() is None
+
+
+def test_what_a_sync_had_no_room_for_is_written_again(full: Store) -> None:
+    """A second sync that succeeds says nothing of what the first one has given up."""
+    inode = Path(full.layout.task("t1")).stat().st_ino
+    full.checkpointer.checkpoint()
+    assert Path(full.layout.task("t1")).stat().st_ino != inode
+    assert segments(full) == ["2.log"]
+
+
+def test_what_is_lost_without_room_comes_from_the_journal(full: Store) -> None:
+    """The kernel may have thrown the pages away."""
+    full.save_user(make_user("ann"))
+    full.writer.flush()
+    for path in (full.layout.task("t1"), full.layout.user("ann")):
+        Path(path).write_bytes(bytes(Path(path).stat().st_size))
+    full.checkpointer.checkpoint()
+    assert from_json(Path(full.layout.task("t1")).read_bytes()).id == "t1"
+    assert full.get_user("ann").user_id == "ann"
+    assert os.listdir(full.layout.corrupt) == []
+
+
+def test_what_is_newer_or_gone_since_is_not_written_again(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a checkpoint writes the tasks go on."""
+    create(full, "t2", status=Status.CREATED)
+    full.save_user(make_user("ann"))
+    full.save_user(make_user("bob"))
+    newer = make_user("ann", last_accessed=LATER)
+    rotate = full.committer.rotate
+
+    def go_on() -> int:
+        sealed = rotate()
+        finish(full, "t1")
+        full.commit((Remove("t2"), SaveUser(newer), RemoveUser("bob")))
+        return sealed
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(full.committer, "rotate", go_on)
+        full.checkpointer.checkpoint()
+    assert from_json(Path(full.layout.task("t1")).read_bytes()).status is Status.COMPLETED
+    assert full.get_user("ann") == newer
+    assert full.user_ids() == ("ann",)
+    assert full.find("t2") is None
+
+
+def test_the_owner_after_a_sync_without_room_rebuilds_the_index(stores: Stores, data: Path, full: Store) -> None:
+    """Nobody has written it again: a row may be missing of which no record is left."""
+    full.checkpointer.checkpoint()
+    full.close()
+    with closing(sqlite3.connect(full.layout.index)) as index:
+        index.execute("DELETE FROM tasks")
+        index.commit()
+    later = stores.open(data)
+    assert later.live_ids() == ("t1",)
+    later.checkpointer.checkpoint()
+    create(later, "t2")
+    later.checkpointer.checkpoint()
+    assert not Path(later.layout.rewrite).exists()
+
+
+@pytest.mark.parametrize("call", ["open", "sync"])
+def test_a_journal_that_had_no_room_either_degrades(full: Store, files: FaultyFiles, call: str) -> None:
+    """With durability `process` nobody has synced it; then nothing is left to write from."""
+    files.fail(call, "1.log", errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left"):
+        full.checkpointer.checkpoint()
+    with pytest.raises(Degraded):
+        create(full, "t2")
+    assert "1.log" in segments(full)
+
+
+def test_a_journal_that_cannot_be_read_back_degrades(full: Store) -> None:
+    """Its record is damaged, and the next one is whole."""
+    create(full, "t2")
+    create(full, "t3")
+    path = Path(full.layout.journal) / f"{2:016d}.log"
+    path.write_bytes(path.read_bytes().replace(b'"t2"', b'"T2"'))
+    with pytest.raises(OSError, match="damaged"):
+        full.checkpointer.checkpoint()
+    assert full.committer.failure is not None
+    assert "1.log" in segments(full)
+
+
+def test_without_a_note_for_the_next_owner_nothing_is_dropped(full: Store, files: FaultyFiles) -> None:
+    """It could not know that the index is not to be trusted."""
+    Path(full.layout.rewrite).unlink()
+    files.fail("open", "rewrite", errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left"):
+        full.checkpointer.checkpoint()
+    assert "1.log" in segments(full)
+
+
+def test_a_sync_without_room_is_tried_again_by_itself(full: Store) -> None:
+    """However long it is until a checkpoint would be due."""
+    full.checkpointer.run_once()
+    assert segments(full) == ["2.log"]
+    assert full.space.shortage is None
 
 
 def due(stores: Stores, data: Path, rule: CheckpointRule) -> tuple[Store, Checkpointer]:

@@ -54,6 +54,18 @@ def test_room_is_measured(tmp_path: Path) -> None:
     assert room.free_bytes > 0
 
 
+def test_what_found_no_room_when_it_was_synced_keeps_intake_paused(disk: Disk) -> None:
+    """However much the filesystem says that it has; and the ballast does not take what little there is."""
+    disk.space.check()
+    disk.space.release_ballast()
+    disk.space.report_unsynced()
+    assert disk.space.check() is not None
+    assert not disk.ballast.exists()
+    disk.space.report_synced()
+    assert disk.space.check() is None
+    assert disk.ballast.exists()
+
+
 def test_a_filesystem_without_inodes_has_no_number_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Btrfs says that it has none at all."""
     fields = list(os.statvfs("/"))
