@@ -296,7 +296,7 @@ def test_a_task_made_without_checks_is_written_like_one_made_with_them() -> None
         "created_at": NOW,
         "updated_at": NOW,
     }
-    quick = transitions.make(**given, payload={}, metadata={})
+    quick = transitions.make({**given, "payload": {}, "metadata": {}})
     assert transitions.to_json(quick) == transitions.to_json(make())
     assert quick == make()
     assert transitions.to_json(transitions.start(quick, NOW)).startswith(b'{"id":"t","type":')

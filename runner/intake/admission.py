@@ -199,16 +199,11 @@ class Admission:
         arrivals = tuple(map(_measured, origin.inputs))
         if arrivals or not submission.draft:
             check_files(handler, arrivals)
-        task = make(
-            id=task_id,
-            status=_first_status(submission, arrivals),
-            input_files=_places(origin.user_id, task_id, arrivals),
-            created_at=now,
-            updated_at=now,
-            **_fields(submission, origin, handler, now),
-            **_files(arrivals),
-        )
-        return Admitted(task, arrivals)
+        fields = _fields(submission, origin, handler, now)
+        fields["id"], fields["status"] = task_id, _first_status(submission, arrivals)
+        if arrivals:
+            fields |= _files(origin.user_id, task_id, arrivals)
+        return Admitted(make(fields), arrivals)
 
     def _next_id(self) -> str:
         """Drawn many at a time: each call of the system gives up the interpreter, and takes as long as all the rest."""
@@ -303,6 +298,8 @@ def _fields(submission: Submission, origin: Origin, handler: Handler, now: datet
     return {
         "type": submission.type,
         "user_id": origin.user_id,
+        "created_at": now,
+        "updated_at": now,
         "client_id": submission.client_id,
         "queue": queue,
         "priority": options.priority if submission.priority is None else submission.priority,
@@ -368,10 +365,9 @@ def _head(arrival: Arrival) -> bytes:
         raise _unreadable(arrival, error.strerror) from error
 
 
-def _files(arrivals: tuple[Arrival, ...]) -> dict[str, Any]:
-    if not arrivals:
-        return {}
+def _files(user_id: str, task_id: str, arrivals: tuple[Arrival, ...]) -> dict[str, Any]:
     return {
+        "input_files": _places(user_id, task_id, arrivals),
         "original_filename": arrivals[0].name.encode("utf-8", "replace").decode()[:200],
         "file_size": sum(arrival.size or 0 for arrival in arrivals),
     }
