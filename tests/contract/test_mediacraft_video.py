@@ -9,10 +9,12 @@ from typing import Any, Final
 import httpx2
 import pytest
 
-from runner.dialects.mediacraft import video
+from runner.dialects.mediacraft import legacy, video
+from runner.dialects.mediacraft.words import Notes
 from tests.contract.conftest import Row, Spoken, rows, speaking
 from tests.contract.mediacraft import HANDLERS, browser, film
 from tests.films import frames_of, needs_video, shoot
+from tests.store.samples import make_task
 
 pytestmark = needs_video
 
@@ -83,6 +85,8 @@ def add(client: httpx2.Client, merge: str, name: str, content: bytes) -> dict[st
     Row(f"POST {ONE}/select-frame", 200, "data", "task_uuid frame_number frame_image", {"frame_number": 5},
         {"json": {"frame_number": 5}}),
     Row(f"POST {ONE}/select-frame", 400, "", ENVELOPE, {"code": 20011, "data": None}, {"json": {}}),
+    Row(f"POST {ONE}/select-frame", 400, "", ENVELOPE, {"code": 20011}, {"json": {"frame_number": -1}}),
+    Row(f"POST {ONE}/select-frame", 400, "", ENVELOPE, {"code": 20011}, {"json": {"frame_number": "first"}}),
     Row(f"POST {ONE}/select-regions", 200, "data", "task_uuid regions_count message", {"regions_count": 1},
         {"json": {"regions": [{"x": 1, "y": 1, "width": 9, "height": 9}]}}),
     Row(f"POST {ONE}/select-regions", 400, "", ENVELOPE, {"code": 20014}, {"json": {}}),
@@ -179,6 +183,12 @@ def test_a_merge_goes_all_the_way(studio: Spoken, anybody: httpx2.Client, clip: 
     assert anybody.get(f"/api/video/{one}/download").json()["code"] == 30032
 
 
+def test_a_result_has_a_name_that_a_file_can_have() -> None:
+    """Whatever the merge was called."""
+    task = make_task(type="video_merge", metadata=Notes(task_name='my trip\r\n"../x').put_into({}))
+    assert legacy.merged_name(task) == "my_trip___.._x_merged.mp4"
+
+
 def test_a_merge_has_at_most_ten_films_and_at_least_two(anybody: httpx2.Client, clip: bytes) -> None:
     """30013, 30027."""
     merge = post(anybody, "merge/create", json={"task_name": "long"})["task_uuid"]
@@ -223,7 +233,8 @@ def test_what_cannot_be_done_has_the_nearest_code(studio: Spoken, clip: bytes) -
         assert (busy.status_code, busy.json()["message"]) == (429, "请等待当前任务完成")
         studio.gate("gate-busy.mp4").open()
         studio.ended(task_id)
-        assert ann.post(path, json={"regions": regions}).json()["code"] == 20015
+        late = ann.post(path, json={"regions": regions})
+        assert (late.status_code, late.json()["code"]) == (500, 20016)
         assert ann.get(path).json()["code"] == 20021
 
 

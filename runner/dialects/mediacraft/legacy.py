@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from runner.dialects.mediacraft import words
 from runner.dialects.mediacraft.words import Clip, clips_of, instant, notes_of
+from runner.intake.admission import safe_name
 from runner.task import DRAFT, Status, Task
 from runner.web.problems import Fault, HttpProblem
 
@@ -158,8 +159,8 @@ def cut_item(clip: Clip, said: Mapping[str, Any]) -> Clip:
 
 def merged_name(task: Task) -> str:
     """What the result is called: after the task, as one word."""
-    name = (notes_of(task).task_name or "video").replace(" ", "_").replace("/", "_")
-    return f"{name}_merged.mp4"
+    name = safe_name((notes_of(task).task_name or "video").replace("/", "_"))
+    return f"{name.replace(' ', '_')}_merged.mp4"
 
 
 def check_finished(task: Task, not_finished: int) -> None:

@@ -17,10 +17,10 @@ from runner.dialects.mediacraft.studio import ENDED_BADLY, Studio
 from runner.dialects.mediacraft.tasks import MAX_BODY_BYTES, send_result
 from runner.dialects.mediacraft.visitors import NOBODY
 from runner.dialects.mediacraft.words import MERGE, WATERMARK, Clip, Notes, clips_of
-from runner.errors import IllegalTransition, InvalidSubmission, LimitReached, RunnerError, Unavailable
+from runner.errors import InvalidSubmission, LimitReached, RunnerError, Unavailable
 from runner.ffmpeg import FfmpegError, Media
 from runner.service import Service
-from runner.task import DRAFT, Task
+from runner.task import DRAFT, Status, Task
 from runner.web.bodies import read_optional_json
 from runner.web.crossing import in_thread
 from runner.web.door import Caller, caller_of
@@ -135,7 +135,9 @@ class VideoEndpoints(_Endpoints):
         number = (await _read_object(request, legacy.NO_NUMBER)).get("frame_number")
         if number is None:
             raise LegacyFault(legacy.NO_NUMBER, "frame_number is missing")
-        number, task = words.read_frame(number), await self._find(request)
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**31:
+            raise LegacyFault(legacy.NO_NUMBER, "frame_number must be the number of a frame")
+        task = await self._find(request)
         try:
             image = await self._pictures.frame(_source_of(task), number)
         except FfmpegError as error:
@@ -152,6 +154,8 @@ class VideoEndpoints(_Endpoints):
         if not body["regions"]:
             raise LegacyFault(legacy.NO_REGIONS, "regions is empty")
         task = await self._find(request)
+        if task.status is Status.COMPLETED:
+            raise LegacyFault(legacy.NOT_STARTED, f"the task is {words.status_of(task)} already", 500)
         with _told_as(legacy.NO_REGIONS, legacy.NOT_STARTED):
             await in_thread(self._studio.start_repainting, task, body["regions"])
         count = len(body["regions"])
@@ -277,13 +281,13 @@ class MergeEndpoints(_Endpoints):
 
 @contextmanager
 def _told_as(mine: int, theirs: int) -> Iterator[None]:
-    """What is refused inside has the code `mine` if the request is at fault, and `theirs` if the runner is. What only
-    cannot be done now is told as everywhere."""
+    """What is refused inside has the code `mine` if the request is at fault, and `theirs` if the runner or the task's
+    status is. What only cannot be done now is told as everywhere."""
     try:
         yield
     except (Unavailable, LimitReached):
         raise
-    except (InvalidSubmission, IllegalTransition) as error:
+    except InvalidSubmission as error:
         raise LegacyFault(mine, str(error)) from error
     except RunnerError as error:
         raise LegacyFault(theirs, str(error), 500) from error
