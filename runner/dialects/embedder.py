@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -76,6 +76,11 @@ class Asked(BaseModel):
     page: int = Field(default=1, ge=1, le=1_000_000)
     page_size: int = Field(default=MAX_TASKS, ge=1, le=MAX_TASKS, alias="pageSize")
 
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """What a request asks for; a filter that is empty is none."""
+        return cls.model_validate({name: value for name, value in request.query_params.items() if value})
+
     def takes(self, task: Task) -> bool:
         """Whether an unfinished task is asked for."""
         started = start_of(task)
@@ -125,7 +130,7 @@ class EmbedderEndpoints:
 
     async def running(self, request: Request) -> Response:
         """`GET /tasks/running`: what waits or runs, the last one to start first."""
-        asked, sees = Asked.model_validate(dict(request.query_params)), caller_of(request).sees
+        asked, sees = Asked.of(request), caller_of(request).sees
         try:
             # The thread goes on by itself; only nobody waits for it.
             looking = asyncio.shield(in_thread(self._running, asked, sees))
@@ -162,7 +167,8 @@ class EmbedderEndpoints:
             return self._running_of_many(asked, sees)
         tasks = sorted(filter(asked.takes, self._service.unfinished(sees)), key=start_of, reverse=True)
         first = (asked.page - 1) * asked.page_size
-        shown = [running_task(task) for task in tasks[first : first + asked.page_size]]
+        now = datetime.now(UTC)
+        shown = [running_task(task, now) for task in tasks[first : first + asked.page_size]]
         return {"totalTasks": len(tasks), "tasks": shown}
 
     def _running_of_many(self, asked: Asked, sees: str | None) -> dict[str, Any]:
@@ -177,11 +183,12 @@ class EmbedderEndpoints:
             size=asked.page_size,
         )
         page = self._service.list_tasks(query)
-        shown = [running_task(task) for task in page.tasks if not task.is_terminal]
+        now = datetime.now(UTC)
+        shown = [running_task(task, now) for task in page.tasks if not task.is_terminal]
         return {"totalTasks": page.total, "tasks": shown}
 
     async def _ended(self, request: Request, statuses: tuple[Status, ...]) -> Response:
-        asked = Asked.model_validate(dict(request.query_params))
+        asked = Asked.of(request)
         query = TaskQuery(
             status=statuses,
             user_id=caller_of(request).sees,
@@ -201,7 +208,7 @@ class EmbedderEndpoints:
             return None
 
 
-def running_task(task: Task) -> dict[str, Any]:
+def running_task(task: Task, now: datetime) -> dict[str, Any]:
     """An unfinished task in its words."""
     shown = {
         "taskId": task.id,
@@ -213,8 +220,9 @@ def running_task(task: Task) -> dict[str, Any]:
         "lastUpdateTime": last_news_of(task),
         "fileList": file_list(task.files),
     }
-    if task.estimated_completion_at is not None:
-        shown["estimatedCompletionTime"] = task.estimated_completion_at
+    end = end_of(task, now)
+    if end is not None:
+        shown["estimatedCompletionTime"] = end
     return shown
 
 
@@ -240,6 +248,15 @@ def ended_task(task: Task) -> dict[str, Any]:
 def start_of(task: Task) -> datetime:
     """When a task began; of one that waits for its first attempt, when it came in."""
     return task.started_at or task.created_at
+
+
+def end_of(task: Task, now: datetime) -> datetime | None:
+    """When it will be done if it goes on as it did; never an instant that is over."""
+    end, progress = task.estimated_completion_at, task.progress
+    if end is None or end > now or progress is None or not progress.percentage:
+        return end
+    # Nothing was heard of it since: it is as far as it was, but that has taken until now.
+    return start_of(task) + (now - start_of(task)) * (100 / progress.percentage)
 
 
 def last_news_of(task: Task) -> datetime:
