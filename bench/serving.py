@@ -25,6 +25,7 @@ from runner.web.sockets import short_path
 
 PATIENCE_SECONDS: Final = 120.0
 LOOK_SECONDS: Final = 0.002
+LONGEST_LOOK_SECONDS: Final = 1.0
 
 
 class SocketConnection(HTTPConnection):
@@ -191,13 +192,16 @@ def count_tasks(connection: SocketConnection, **filters: str) -> int:
 
 def await_count(connection: SocketConnection, number: int, look_seconds: float = 0.1, **filters: str) -> None:
     """Waits until so many tasks match, for as long as there are more and more of them."""
-    known, deadline = -1, time.monotonic() + PATIENCE_SECONDS
+    began = time.monotonic()
+    known, deadline = -1, began + PATIENCE_SECONDS
     while (counted := count_tasks(connection, **filters)) < number:
         if counted > known:
             known, deadline = counted, time.monotonic() + PATIENCE_SECONDS
         if time.monotonic() > deadline:
             raise NotMeasured(f"only {counted} of {number} tasks are {filters}")
-        time.sleep(look_seconds)
+        # To count costs the runner something, so it is asked less often while there is much to come.
+        left = (time.monotonic() - began) * (number - counted) / max(counted, 1)
+        time.sleep(max(look_seconds, min(left / 2, LONGEST_LOOK_SECONDS)))
 
 
 def _environment() -> dict[str, str]:

@@ -35,6 +35,7 @@ from runner.intake.inbox import Inbox
 from runner.intake.mounts import check_local
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
+from runner.intake.porter import Porter
 from runner.intake.quota import Quota
 from runner.intake.schedules import Schedules
 from runner.intake.webhooks import Webhooks
@@ -133,13 +134,16 @@ class Service:
             lambda metadata: webhooks.problems_of(metadata, config.webhooks, _outbound(config)),
             self.quota,
         )
-        self.door = Door(self.store, self._admission, self.dispatcher, clock)
+        porter, outbox_porter = (Porter(self.store.layout, config.outbox.link) for _ in ("inbox", "outbox"))
+        self.door = Door(self.store, self._admission, self.dispatcher, porter, clock)
         self.dispatcher.attempts.chain = self.door
         manner = manner_of(config.inbox)
         further = tuple(configured_folder(folder, manner) for folder in config.inbox.folders)
         folders = Folders(self.store.layout.inbox, Ignored(config.inbox.ignore), further, manner)
-        self.outbox = Outbox(config.outbox, self.store, folders, self.events.flush)
-        self.inbox = Inbox(config.inbox, self.store, self.handlers, folders, self.outbox, self.door, self._inbox_failed)
+        self.outbox = Outbox(config.outbox, self.store, folders, outbox_porter, self.events.flush)
+        self.inbox = Inbox(
+            config.inbox, self.store, self.handlers, folders, self.outbox, self.door, porter, self._inbox_failed
+        )
         self._webhooks = Webhooks(config.webhooks, self.store, self.door.submit_soon, self.events.log)
         self._retries = Retries()
         self._bulk = Bulk(self.store, clock)

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from runner import task as transitions
 from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, Refused, RunnerError, UnknownHandler
 from runner.intake.admission import Admission, Admitted, Arrival, Origin, Submission, same_content
+from runner.intake.porter import Load, Porter
 from runner.store import Create, Handover, Identity, KeyTaken, Store, Update
 from runner.store.committer import Done, Ticket
 from runner.store.space import is_full
@@ -41,10 +42,13 @@ class Gate(Protocol):
 class Door:
     """Every source comes in here. Methods may be called from any thread and are durable when they return."""
 
-    def __init__(self, store: Store, admission: Admission, gate: Gate, clock: Callable[[], Any]) -> None:
+    def __init__(
+        self, store: Store, admission: Admission, gate: Gate, porter: Porter, clock: Callable[[], Any]
+    ) -> None:
         self._store = store
         self._admission = admission
         self._gate = gate
+        self._porter = porter
         self._clock = clock
 
     def submit(self, submission: Submission, origin: Origin) -> Task:
@@ -304,15 +308,22 @@ class Door:
         return admitted, ticket
 
     def _take_all(self, recording: Iterable[tuple[int, Admitted, Ticket]], answers: list[Task | RunnerError]) -> None:
-        may_start = []
+        recorded: dict[int, Task] = {}
         for number, admitted, ticket in recording:
-            answers[number] = self._take_recorded(admitted, ticket)
-            if answers[number] is admitted.task:
-                may_start.append(admitted.task)
+            answers[number] = answer = self._await_record(admitted, ticket)
+            if answer is admitted.task:
+                recorded[number] = admitted.task
+        carried = self._carry(recorded.values())
+        may_start = []
+        for number, task in recorded.items():
+            if task.id not in carried:
+                answers[number] = self._rename(task)
+            if answers[number] is task:
+                may_start.append(task)
         self._gate.release(may_start)
 
-    def _take_recorded(self, admitted: Admitted, ticket: Ticket) -> Task | RunnerError:
-        """The task that was recorded, its file taken; it is `admitted.task` itself if it may start now."""
+    def _await_record(self, admitted: Admitted, ticket: Ticket) -> Task | RunnerError:
+        """The task once it is recorded, or what there is instead."""
         try:
             ticket.wait()
         except KeyTaken as taken:
@@ -321,7 +332,19 @@ class Door:
         except RunnerError as error:
             self._let_go(admitted)
             return error
-        return self._rename(admitted.task)
+        return admitted.task
+
+    def _carry(self, tasks: Iterable[Task]) -> set[str]:
+        """The ids of those that have their files, because so many were to be taken at once."""
+        plain = [task for task in tasks if task.drop is not None and task.drop.sidecar is None]
+        done = self._porter.carry([self._load_of(task) for task in plain])
+        return {task.id for task, is_done in zip(plain, done, strict=False) if is_done}
+
+    def _load_of(self, task: Task) -> Load:
+        drop = task.drop
+        assert drop is not None
+        target = self._store.layout.absolute(task.input_files[0])
+        return Load(self._path_of(drop), target, drop.device, drop.inode, drop.size, drop.mtime_ns)
 
     def _let_go(self, admitted: Admitted) -> None:
         """It was not recorded: neither it nor what was brought in for it is there."""
@@ -353,12 +376,9 @@ class Door:
         return task
 
     def _take_file(self, task: Task, drop: Drop) -> None:
-        source = self._path_of(drop)
         target = self._store.layout.absolute(task.input_files[0])
-        found = Identity.of(source)
-        if found != Identity(drop.device, drop.inode, drop.size, drop.mtime_ns):
-            raise OSError(None, "it was changed or replaced just when it was taken; drop it again")
-        self._store.blobs.take(source, target)
+        wanted = Identity(drop.device, drop.inode, drop.size, drop.mtime_ns)
+        self._store.blobs.take(self._path_of(drop), target, wanted)
 
     def _is_taken(self, task: Task) -> bool:
         return os.path.exists(self._store.layout.absolute(task.input_files[0]))

@@ -49,16 +49,17 @@ class Entries:
         self._name = name
         self._temporary = f"{layout.tmp}/.{name}-file"
 
-    def publish(self, task: Task, entry: str) -> None:
-        """The entry says how the task stands. Done again it changes nothing. Raises `OSError`."""
+    def publish(self, task: Task, entry: str, body: bytes | None = None) -> None:
+        """The entry says how the task stands; `body`: what its file says, if that is known. Done again it changes
+        nothing. Raises `OSError`."""
         path = self._layout.absolute(entry)
         if not os.path.lexists(path):
-            self._make(task, path)
+            self._make(task, path, body or to_pretty_json(task))
             return
         path = self._find(task, path)
         found = read_task(path)
         if found is None:
-            self._make(task, path)
+            self._make(task, path, to_pretty_json(task))
         elif found.version < task.version or not task.is_terminal:
             self._fill(task, path)
             self._files.replace(f"{path}/{TASK_FILE}", to_pretty_json(task), self._temporary)
@@ -80,11 +81,11 @@ class Entries:
             number += 1
         return candidate
 
-    def _make(self, task: Task, path: str) -> None:
+    def _make(self, task: Task, path: str, body: bytes) -> None:
         private = f"{self._layout.tmp}/{self._name}.{task.id}"
         self._make_private(private)
         self._fill(task, private)
-        self._write(f"{private}/{TASK_FILE}", to_pretty_json(task))
+        self._write(f"{private}/{TASK_FILE}", body)
         try:
             self._files.rename(private, path)
         except FileNotFoundError:
@@ -136,10 +137,10 @@ class Mark:
         self._until: datetime | None = None
         self.is_due = False
 
-    def note(self, task: Task) -> None:
-        """The entry of a task that ended is written."""
-        if task.completed_at is not None and (self._until is None or task.completed_at > self._until):
-            self._until = task.completed_at
+    def note(self, completed_at: datetime | None) -> None:
+        """The entry of a task that ended then is written."""
+        if completed_at is not None and (self._until is None or completed_at > self._until):
+            self._until = completed_at
             self.is_due = True
 
     def write(self, *, clean: bool, now: datetime) -> None:

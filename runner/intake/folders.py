@@ -18,13 +18,16 @@ from typing import Any, Final, NamedTuple
 
 from runner.config import InboxConfig, InboxFolderConfig
 from runner.intake.admission import NAME
-from runner.intake.names import ERROR_FOLDER, Ignored
+from runner.intake.names import ERROR_FOLDER, LOCAL_USER, Ignored
 
-LOCAL_USER: Final = "local"
 DONE: Final = ".done"
 """What is put behind a file's name to say that the file is whole."""
 SUM: Final = ".sha256"
 """What is put behind a file's name for the file that holds its checksum."""
+
+
+_ANY: Final = "x"
+"""A name that no rule speaks of: what holds for it holds for a directory's other names, but for such rules."""
 
 
 class After(StrEnum):
@@ -162,10 +165,11 @@ class Folders:
             directory, _, name = path.rpartition("/")
             by_directory.setdefault(directory, []).append(name)
         for directory, names in by_directory.items():
-            place = self.locate(directory)
-            if place.standing is Standing.FOLDER and place.folder is not None and place.folder.handler:
-                rule = self.ignored.rule
-                yield place.folder, [name for name in names if name != ERROR_FOLDER and not rule(name)]
+            inside = self.locate(f"{directory}/{_ANY}")
+            if inside.standing is Standing.FILE and inside.folder is not None and inside.folder.handler:
+                below, rule = inside.name.removesuffix(_ANY), self.ignored.rule
+                wanted = (name for name in names if not rule(name) and (below or name != ERROR_FOLDER))
+                yield inside.folder, [below + name for name in wanted]
             else:
                 yield from self._sort_each(directory, names)
 

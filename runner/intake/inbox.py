@@ -30,6 +30,7 @@ from runner.intake.keeping import Keeping
 from runner.intake.lanes import Lanes
 from runner.intake.mounts import Mounts
 from runner.intake.outbox import Outbox
+from runner.intake.porter import Porter
 from runner.intake.rounds import SOON_SECONDS, Rounds
 from runner.intake.taking import MAX_BATCH, Summary, Taking
 from runner.intake.watcher import Watcher
@@ -78,6 +79,7 @@ class Inbox:
         folders: Folders,
         outbox: Outbox,
         door: Takes,
+        porter: Porter,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._claim_ahead = config.claim_ahead
@@ -91,7 +93,10 @@ class Inbox:
         self.rounds = Rounds(
             folders, self.lanes, self.holds, Mounts(), config.rescan_seconds, config.force_polling, keeping.seen
         )
-        inspector = Inspector(self.rounds.mounts, self.holds, config.settle_seconds, unfinished=self.rounds.unfinished)
+        inspector = Inspector(
+            self.rounds.mounts, self.holds, config.settle_seconds, porter, unfinished=self.rounds.unfinished
+        )
+        self._porter = porter
         self.taking = Taking(store, handlers, self.lanes, inspector, outbox, door.take, keeping)
         self.watcher = None if config.force_polling is True else self._make_watcher(config)
         self._notices: SimpleQueue[Notice] = SimpleQueue()
@@ -134,6 +139,7 @@ class Inbox:
             self.lanes.put_first(hold.folder, (hold.name,))
         summary = self.taking.run_once(self._room(), now) if self._may_take() else Summary()
         summary.found = found + self._look_into_new(now)
+        self._porter.rest()
         return summary
 
     def _run_guarded(self) -> None:
@@ -142,6 +148,8 @@ class Inbox:
         except BaseException as error:
             self._failed(error)
             raise
+        finally:
+            self._porter.close()
 
     # What other threads tell
 

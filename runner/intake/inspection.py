@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
@@ -19,7 +19,8 @@ from runner.errors import InvalidSubmission
 from runner.intake.folders import DONE, SUM, Folder
 from runner.intake.holds import WHY_OF_STATE, Holds, Why
 from runner.intake.mounts import Mounts
-from runner.intake.names import ERROR_FOLDER, REASON, shown, with_suffix
+from runner.intake.names import ERROR_FOLDER, REASON, entry_of, shown, with_suffix
+from runner.intake.porter import Glance, Place, Porter
 from runner.intake.readiness import (
     Decision,
     Patience,
@@ -40,7 +41,8 @@ FOLLOWS_SECONDS: Final = 2.0
 @dataclass(slots=True)
 class Ready:
     """A whole file. `payload`: what its sidecar, or the document, says. `sidecar`: the sidecar's name, if any.
-    `companions`: the names of its marker and checksum file."""
+    `companions`: the names of its marker and checksum file. `is_alone`: it is known to have no sidecar;
+    `is_new`: the outbox was seen to have nothing of its name."""
 
     folder: Folder
     name: str
@@ -48,6 +50,8 @@ class Ready:
     payload: dict[str, Any] | None = None
     sidecar: str | None = None
     companions: tuple[str, ...] = ()
+    is_alone: bool = False
+    is_new: bool = False
 
 
 @dataclass(slots=True)
@@ -91,6 +95,7 @@ class Inspector:
     mounts: Mounts
     holds: Holds
     settle_seconds: float
+    porter: Porter
     uid: int = field(default_factory=os.geteuid)
     unfinished: dict[str, set[int]] = field(default_factory=dict)
 
@@ -112,16 +117,29 @@ class Inspector:
     ) -> Iterator[tuple[str, Finding]]:
         try:
             fixed = None if folder.is_kept else _why_fixed(fd)
+            plain = {} if fixed or folder.documents or folder.companions else self._find_plain(folder, names)
             has_errors = not folder.documents and not folder.is_kept and os.access(folder.error_path, os.F_OK)
             for name in names:
-                finding = fixed or self._inspect_file(fd, folder, name, now)
+                finding = fixed or self._inspect_file(fd, folder, name, now, plain.get(name.rpartition("/")[2]))
                 if has_errors and isinstance(finding, Ready) and finding.sidecar is None:
                     finding = self._read_left(finding, now)
                 yield name, finding
         finally:
             os.close(fd)
 
-    def _inspect_file(self, fd: int, folder: Folder, name: str, now: float) -> Finding:
+    def look_ahead(self, folder: Folder, names: Iterable[str]) -> None:
+        """These are inspected next, if nothing comes in between."""
+        _, group = next(groupby(names, _directory_of), ("", ()))
+        if not (folder.documents or folder.companions) and (alike := list(group)):
+            self.porter.look_ahead(*_look_of(folder, alike))
+
+    def _find_plain(self, folder: Folder, names: list[str]) -> dict[str, Glance]:
+        """Of many files in a directory, those that are whole and have no sidecar, by the last part of their names."""
+        return self.porter.look(*_look_of(folder, names))
+
+    def _inspect_file(self, fd: int, folder: Folder, name: str, now: float, glance: Glance | None) -> Finding:
+        if glance is not None:
+            return self._judge(fd, Ready(folder, name, glance.seen, is_alone=True, is_new=glance.is_new), now)
         base = name.rpartition("/")[2]
         try:
             seen = look(fd, base)
@@ -172,7 +190,11 @@ class Inspector:
         if ready.folder.checksum and (finding := check_sum(fd, base)) is not None:
             return finding
         beside = sidecar_of(base)
-        if partner_of(beside) is None or not os.access(beside, os.F_OK, dir_fd=fd, follow_symlinks=False):
+        if (
+            ready.is_alone
+            or partner_of(beside) is None
+            or not os.access(beside, os.F_OK, dir_fd=fd, follow_symlinks=False)
+        ):
             return ready
         return self._read_sidecar(fd, ready, beside, held, now)
 
@@ -276,6 +298,13 @@ def _read_document(fd: int, ready: Ready, base: str) -> Finding:
     except OSError as error:
         return _unreadable(error)
     return ready
+
+
+def _look_of(folder: Folder, names: Sequence[str]) -> tuple[Place, list[str]]:
+    """What to ask the porter about files of one directory."""
+    below = _directory_of(names[0])
+    entries = entry_of(folder.user_id, folder.handler, f"{below}/" if below else "")
+    return Place(folder.path, below, entries), [name.rpartition("/")[2] for name in names]
 
 
 def _unreadable(error: OSError) -> Held:

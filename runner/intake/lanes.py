@@ -91,6 +91,11 @@ class Lanes:
         self._move_back({folder.path for folder, _ in shares})
         return shares
 
+    def peek(self, limit: int) -> tuple[Folder, list[str]] | None:
+        """The first files of the lane that is served next, as far as can be said now; they stay."""
+        lane = next((lane for path in self._turn if (lane := self._lanes[path])), None)
+        return None if lane is None else (lane.folder, list(islice(lane.first or lane.names, limit)))
+
     def next_due(self, now: float) -> float | None:
         """When there is something to look at: now, when a block ends, or None if all lanes are empty."""
         waits = [max(lane.blocked_until, now) for lane in self._lanes.values() if lane]

@@ -20,6 +20,8 @@ ERROR_FOLDER: Final = "error"
 """The folder, in a handler's own, for what was refused or failed."""
 REASON: Final = ".error.txt"
 """What the name of a reason file ends with."""
+LOCAL_USER: Final = "local"
+"""Whose files lie in the inbox without a name of a user."""
 MAX_NAME_BYTES: Final = 255
 """The longest name that Linux filesystems hold."""
 
@@ -34,6 +36,8 @@ _LITTER: Final = frozenset(
     )
 )  # fmt: skip
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_LONGEST_PART: Final = 200
+"""Of the names in an entry; leaves room for a number behind one."""
 _LONGEST_NUMBERED: Final = MAX_NAME_BYTES - 16
 """Leaves room for what is put behind the name of a file: `.json`, `.error.txt`."""
 _PLAIN: Final = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_-]{0,127}")
@@ -63,6 +67,20 @@ class Ignored:
             if expression.match(name):
                 return f"{pattern}: a pattern of `inbox.ignore`"
         return None
+
+
+def entry_of(user_id: str, handler: str, name: str) -> str:
+    """The outbox entry of a file, relative to the data directory, as long as no other has it. `name`: its path below
+    its folder."""
+    owner = "" if user_id == LOCAL_USER else f"@{user_id}/"
+    if not is_kept_in_entry(name):
+        name = "/".join(with_suffix(part, "", _LONGEST_PART) for part in text_of(name).split("/"))
+    return f"outbox/{owner}{handler}/{name}"
+
+
+def is_kept_in_entry(name: str) -> bool:
+    """Whether an entry has exactly this name."""
+    return name.isascii() and len(name) <= _LONGEST_PART
 
 
 def is_plain(name: str) -> bool:

@@ -11,20 +11,22 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic_core import to_json
 
 from runner.config import OutboxConfig
 from runner.errors import Degraded
 from runner.intake.entries import Entries, Mark, number_entry
-from runner.intake.folders import LOCAL_USER, After, Folder, Folders
-from runner.intake.names import is_plain, path_of, text_of, with_suffix
+from runner.intake.folders import After, Folders
+from runner.intake.names import entry_of, is_plain, path_of
+from runner.intake.porter import Porter
 from runner.intake.rejects import Reject, Rejects, problems_of_task
 from runner.store import Layout, Store, TaskQuery, Transition
 from runner.store.query import MAX_PAGE_SIZE
@@ -36,8 +38,8 @@ RETRY_SECONDS: Final = 5.0
 MAX_BATCH: Final = 1024
 WAY_SECONDS: Final = 0.5
 """For so long after a large batch of files, in case another follows, entries are written a few at a time."""
-FEW: Final = 32
-FEW_SECONDS: Final = 0.05
+FEW: Final = 64
+FEW_SECONDS: Final = 0.25
 MAX_REMEMBERED: Final = 4096
 """So many ended tasks are kept until their entries are written; of more only the ids, and they are read again."""
 MAX_BEHIND: Final = 50_000
@@ -47,10 +49,17 @@ CLOSE_SECONDS: Final = 2.0
 """So long a stop waits for entries; what is not written then is caught up with at the next start."""
 NOT_TAKEN: Final = "input_missing"
 """The code of a task whose file was changed or gone when it was to be taken: what is in the inbox now is another."""
-_LONGEST_PART: Final = 200
-"""Leaves room for a number behind a name."""
 
 _log = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """A file that is to have an entry. `name`: its path below its folder; `is_new`: no entry of that name is there."""
+
+    user_id: str
+    handler: str
+    name: str
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +76,18 @@ class Names:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._reserved: set[str] = set()
+        self._released: deque[str] = deque()
 
-    def reserve(self, folder: Folder, name: str, handler: str) -> str:
-        """The entry for a file about to be taken, relative to the data directory."""
-        owner = "" if folder.user_id == LOCAL_USER else f"@{folder.user_id}/"
-        if not name.isascii() or len(name) > _LONGEST_PART:
-            name = "/".join(with_suffix(part, "", _LONGEST_PART) for part in text_of(name).split("/"))
-        entry = f"outbox/{owner}{handler}/{name}"
-        if self._is_taken(entry):
+    def reserve(self, wanted: Iterable[Wanted]) -> list[str]:
+        """The entries for files about to be taken, relative to the data directory. `is_new` is believed if it was seen
+        after the last call, when there was no such entry and nobody has let go of one since."""
+        released = {self._released.popleft() for _ in range(len(self._released))}
+        self._reserved -= released
+        return [self._reserve(entry_of(*names), is_new, released) for *names, is_new in wanted]
+
+    def _reserve(self, entry: str, is_new: bool, released: set[str]) -> str:
+        is_free = is_new and entry not in released and entry not in self._reserved
+        if not is_free and self._is_taken(entry):
             entry = number_entry(entry, self._free_number(entry))
         self._reserved.add(entry)
         return entry
@@ -86,7 +99,7 @@ class Names:
     def release(self, entry: str | None) -> None:
         """From here on the disk says whether it is taken."""
         if entry is not None:
-            self._reserved.discard(entry)
+            self._released.append(entry)
 
     def _is_taken(self, entry: str) -> bool:
         return entry in self._reserved or os.path.lexists(f"{self._layout.data}/{entry}")
@@ -114,6 +127,7 @@ class Outbox:
         config: OutboxConfig,
         store: Store,
         folders: Folders,
+        porter: Porter,
         flush_logs: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -124,6 +138,7 @@ class Outbox:
         self._flush_logs = flush_logs
         self._clock = clock
         files, layout = store.files, store.layout
+        self._porter = porter
         self._names = Names(layout)
         self._entries = Entries(files, layout, link=files.link_or_copy if config.link == "hard" else files.copy)
         self._mark = Mark(files, layout)
@@ -138,9 +153,13 @@ class Outbox:
         self._thread = threading.Thread(target=self.run, name="outbox", daemon=True)
         self.failure: Exception | None = None
 
-    def reserve(self, folder: Folder, name: str, handler: str) -> str | None:
-        """The entry for a file about to be taken; None if there is to be none. The inbox's thread."""
-        return self._names.reserve(folder, name, handler) if self._enabled and is_plain(handler) else None
+    def reserve(self, wanted: Sequence[Wanted]) -> list[str | None]:
+        """The entry for each file about to be taken; None if there is to be none. The inbox's thread."""
+        if not self._enabled:
+            return [None] * len(wanted)
+        has_entry = [is_plain(one.handler) for one in wanted]
+        entries = iter(self._names.reserve([one for one, has in zip(wanted, has_entry, strict=True) if has]))
+        return [next(entries) if has else None for has in has_entry]
 
     def release(self, entry: str | None) -> None:
         """The file was not taken after all."""
@@ -200,19 +219,23 @@ class Outbox:
         while self._ended and self._clock() < deadline:
             self.run_once(())
         self._write_mark(clean=not self._ended)
+        self._porter.close()
 
     def run_once(self, transitions: Sequence[Transition]) -> Summary:
         """Deals with a batch of news, with running tasks, and with what failed before, as far as that is due."""
         now = self._clock()
         self._sort(transitions, now)
-        ended = [*self._take_ended(now), *self._take_failed(now)]
+        ended = {**self._take_ended(now), **self._take_failed(now)}
         if ended:
             self._flush_logs()
-        for task in ended:
+        for task_id in self._deliver_many(tuple(ended)):
+            del ended[task_id]
+        for task in self._find_all(ended):
             self._settle(task)
         refreshed = self._refresh_running(now)
         if self._news.empty() and not self._ended:
             self._write_mark(clean=False)
+            self._porter.rest()
         return Summary(len(ended), refreshed)
 
     def _next_batch(self) -> tuple[list[Transition], bool]:
@@ -234,7 +257,7 @@ class Outbox:
         """How long to wait for news, in seconds."""
         if self._ended:
             return 0.0
-        return LIVE_AFTER_SECONDS if self._running or self._failed else None
+        return LIVE_AFTER_SECONDS if self._running or self._failed or self._porter.is_up else None
 
     def _makes_way(self, now: float) -> bool:
         return now < self._way_until and len(self._ended) < MAX_BEHIND and not self._closing.is_set()
@@ -252,10 +275,10 @@ class Outbox:
             elif task.is_terminal:
                 self._ended[task.id] = task if len(self._ended) < MAX_REMEMBERED else None
 
-    def _take_ended(self, now: float) -> list[Task]:
+    def _take_ended(self, now: float) -> dict[str, Task | None]:
         """Those whose entries are to be written now, the first to end first."""
         count = FEW if self._makes_way(now) else MAX_BATCH
-        return self._find_all({task_id: self._ended.pop(task_id) for task_id in list(islice(self._ended, count))})
+        return {task_id: self._ended.pop(task_id) for task_id in list(islice(self._ended, count))}
 
     def _find_all(self, wanted: Mapping[str, Task | None]) -> list[Task]:
         found = (task or self._find(task_id) for task_id, task in wanted.items())
@@ -268,11 +291,20 @@ class Outbox:
             self._try_later(task_id, None, error)
             return None
 
-    def _take_failed(self, now: float) -> list[Task]:
+    def _take_failed(self, now: float) -> dict[str, Task | None]:
         if not self._failed or now < self._next_retry:
-            return []
+            return {}
         failed, self._failed = self._failed, {}
-        return self._find_all(failed)
+        return failed
+
+    def _deliver_many(self, task_ids: Sequence[str]) -> Iterable[str]:
+        """Of very many, those whose entries were written by the porter."""
+        delivered = self._porter.deliver(task_ids) if self._enabled else {}
+        for task_id, said in delivered.items():
+            self._dispose(task_id, said.user_id, said.path)
+            self._mark.note(datetime.fromisoformat(said.completed_at))
+            self._names.release(said.entry)
+        return delivered
 
     def _settle(self, task: Task) -> None:
         entry = task.drop.outbox if task.drop else None
@@ -285,12 +317,12 @@ class Outbox:
             if self._enabled and entry is not None:
                 self._entries.publish(task, entry)
             if task.status is Status.COMPLETED and task.drop:
-                self._dispose(task, task.drop)
+                self._dispose(task.id, task.user_id, path_of(task.drop.path, task.drop.raw))
         # Around one dropped file: its folder may be full, read-only or gone, and the others must not wait for it.
         except OSError as error:
             self._note_failure(task, error)
         else:
-            self._mark.note(task)
+            self._mark.note(task.completed_at)
             self._names.release(entry)
 
     def _note_failure(self, task: Task, error: OSError) -> None:
@@ -340,11 +372,11 @@ class Outbox:
         else:
             self.failure = None
 
-    def _dispose(self, task: Task, drop: Drop) -> None:
-        """What a completed task was made from goes, where its folder is to be so."""
-        folder = self._folders.find_further(self._layout.absolute(path_of(drop.path, drop.raw)))
+    def _dispose(self, task_id: str, user_id: str, path: str) -> None:
+        """What a completed task was made from goes, where its folder is to be so. `path`: where it lay."""
+        folder = self._folders.find_further(self._layout.absolute(path))
         if folder is not None and folder.after is After.DELETE:
-            self._store.files.remove_tree(self._layout.upload(task.user_id, task.id))
+            self._store.files.remove_tree(self._layout.upload(user_id, task_id))
 
     def _give_back(self, task: Task) -> None:
         """What a failed task was made from lies in the error folder too."""

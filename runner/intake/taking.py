@@ -26,7 +26,7 @@ from runner.intake.inspection import Finding, Gone, Held, Inner, Inspector, Read
 from runner.intake.keeping import Keeping
 from runner.intake.lanes import Lanes
 from runner.intake.names import is_utf8, shown
-from runner.intake.outbox import Outbox
+from runner.intake.outbox import Outbox, Wanted
 from runner.intake.rejects import Reject, Rejects, problems_of
 from runner.intake.sidecar import SUFFIX, sidecar_of
 from runner.intake.succession import Succession
@@ -183,7 +183,14 @@ class Taking:
         summary.held += 1
 
     def _hand_in(self, ready: list[Ready], now: float, summary: Summary) -> None:
-        claims = [claim for file in ready if (claim := self._claim(file, now, summary)) is not None]
+        entries = self._outbox.reserve([_wanted(file) for file in ready])
+        if (coming := self._lanes.peek(MAX_BATCH)) is not None:
+            self._inspector.look_ahead(*coming)
+        claims = [
+            claim
+            for file, entry in zip(ready, entries, strict=True)
+            if (claim := self._claim(file, entry, now, summary)) is not None
+        ]
         if not claims:
             return
         self.pause = None
@@ -220,9 +227,7 @@ class Taking:
             self._rejects.forget(folder, names)
         self._retaken.clear()
 
-    def _claim(self, file: Ready, now: float, summary: Summary) -> Claim | None:
-        handler = file.folder.handler or str((file.payload or {}).get("type", ""))
-        entry = self._outbox.reserve(file.folder, file.name, handler)
+    def _claim(self, file: Ready, entry: str | None, now: float, summary: Summary) -> Claim | None:
         try:
             claim = Claim(file, entry, self._claims.make(file, entry))
             found = self.duplicates.look(file, claim.drop[0]) if file.folder.dedupe and entry else claim.drop[0]
@@ -385,6 +390,11 @@ class Taking:
                 self._holds.release(reject.folder.absolute(sidecar))
             summary.refused += 1
             _log.info("%s was not taken: %s", reject.folder.absolute(reject.name), "; ".join(reject.problems))
+
+
+def _wanted(file: Ready) -> Wanted:
+    handler = file.folder.handler or str((file.payload or {}).get("type", ""))
+    return Wanted(file.folder.user_id, handler, file.name, file.is_new)
 
 
 def _lost_race(claim: Claim, answer: Task | RunnerError | Held) -> bool:

@@ -45,16 +45,36 @@ class Blobs:
         self._layout = layout
         self._durability = durability
 
-    def take(self, source: str, target: str) -> None:
+    def take(self, source: str, target: str, wanted: Identity) -> None:
         """A dropped file becomes the task's input. The task that names it is in the journal already, so a rename that
-        a power cut undoes is done again by recovery, and none is synced. Idempotent; raises `FileNotFoundError` when
-        the file is in neither place."""
-        self._files.make_directory(os.path.dirname(target))
+        a power cut undoes is done again by recovery, and none is synced. Idempotent; raises `OSError` when the file
+        is in neither place."""
+        found = _find_identity(source)
+        if found != wanted:
+            self._check_taken(source, target, found)
+            return
+        self._make_home(os.path.dirname(target))
         try:
             self._files.move(source, target)
         except FileNotFoundError:
-            if not os.path.exists(target):
-                raise
+            self._check_taken(source, target, None)
+
+    def _check_taken(self, source: str, target: str, found: Identity | None) -> None:
+        """What is at `source` is not the file that was to be taken: it has been taken before, or it is lost."""
+        if os.path.exists(target):
+            return
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), source)
+        raise OSError(None, "it was changed or replaced just when it was taken; drop it again")
+
+    def _make_home(self, directory: str) -> None:
+        """A directory of which only the last part will be missing."""
+        try:
+            self._files.mkdir(directory)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self._files.make_directory(directory)
 
     def hand_over(self, source: str, target: str, how: Handover) -> None:
         """`target` has the content of `source` before any record names it: durable in durability `full`."""
@@ -117,6 +137,13 @@ class Blobs:
             if path.split("/", 3)[-1] == name:
                 return self._layout.absolute(path)
         raise NotFound("output file", name)
+
+
+def _find_identity(path: str) -> Identity | None:
+    try:
+        return Identity.of(path)
+    except FileNotFoundError:
+        return None
 
 
 def _walk(directory: str) -> list[str]:

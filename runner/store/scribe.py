@@ -3,25 +3,15 @@
 Creating a file is four short system calls, and each gives up the interpreter lock; beside busy threads every one of
 them then waits for up to a switch interval. In its own process the scribe costs the runner one pipe write a batch and
 uses the second core. It does as it is told, one batch at a time, and keeps nothing in memory.
-
-It must never outlive its owner and write an old version over a new owner's: it holds `locks/scribe.lock`, which the
-kernel releases when it dies, and a new owner waits for that lock before it recovers.
 """
 
 from __future__ import annotations
 
-import fcntl
-import marshal
-import os
-import signal
 import sqlite3
-import struct
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import orjson
 from pydantic_core import from_json, to_json
@@ -29,9 +19,7 @@ from pydantic_core import from_json, to_json
 from runner.store.files import Files, Layout
 from runner.store.records import Removal, RemovedUser
 from runner.store.rows import connect, write_rows
-
-_LENGTH = struct.Struct("<Q")
-_PR_SET_PDEATHSIG = 1
+from runner.store.servant import Servant, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,64 +97,29 @@ class ScribePen:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._process: subprocess.Popen[bytes] | None = self._start()
+        self._tasks = layout.tasks
+        self._scribe = Servant(__name__, layout)
+        self._scribe.start()
 
     def write(self, batch: Batch) -> None:
         """Sends the batch and waits for the answer."""
-        message = marshal.dumps(_plain(batch))
+        request = _plain(batch)
         try:
-            answer = self._ask(message)
+            answer = self._scribe.ask(request)
         except (EOFError, BrokenPipeError):
-            answer = self._ask_once_more(message)
+            answer = self._ask_once_more(request)
         if answer is not None:
             raise OSError(*answer)
 
     def close(self) -> None:
         """Ends the process; idempotent."""
-        self._reap()
+        self._scribe.close()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "runner.store.scribe", self._layout.data, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
-
-    def _ask(self, message: bytes) -> Any:
-        to_scribe, from_scribe = self._pipes()
+    def _ask_once_more(self, request: Any) -> Any:
         try:
-            _send(to_scribe, message)
-            return marshal.loads(_receive(from_scribe))  # noqa: S302 - the other end is this program too
-        except BaseException:
-            # An answer that nobody has heard would be taken for that to the next batch.
-            self._reap()
-            raise
-
-    def _ask_once_more(self, message: bytes) -> Any:
-        try:
-            return self._ask(message)
+            return self._scribe.ask(request)
         except (EOFError, BrokenPipeError) as error:
-            raise OSError(None, "the scribe process dies whenever it is to write", self._layout.tasks) from error
-
-    def _reap(self) -> None:
-        if self._process is None:
-            return
-        to_scribe, from_scribe = self._pipes()
-        with suppress(BrokenPipeError):
-            to_scribe.close()
-        self._process.wait()
-        from_scribe.close()
-        self._process = None
-
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        if self._process is None:
-            self._process = self._start()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        return self._process.stdin, self._process.stdout
+            raise OSError(None, "the scribe process dies whenever it is to write", self._tasks) from error
 
 
 def pretty(body: bytes) -> bytes:
@@ -181,27 +134,12 @@ def _indented(document: Any) -> bytes:
         return to_json(document, indent=2) + b"\n"
 
 
-def wait_for_scribe(layout: Layout) -> int:
-    """Blocks until no scribe of an earlier owner is alive; returns the descriptor that holds its lock."""
-    fd = os.open(f"{layout.locks}/scribe.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    return fd
-
-
 def main(data: str, owner: int) -> None:
-    """The scribe process: batches come in on standard input, answers go out on standard output."""
-    _die_with(owner)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The scribe process."""
     layout = Layout(data)
-    lock = wait_for_scribe(layout)
     pen = DirectPen(Files(), layout)
-    try:
-        while True:
-            batch = Batch(*marshal.loads(_receive(sys.stdin.buffer)))  # noqa: S302 - our owner wrote it
-            _send(sys.stdout.buffer, marshal.dumps(_attempt(pen, batch)))
-    except (EOFError, BrokenPipeError):
-        pen.close()
-        os.close(lock)
+    serve(layout, owner, lambda request: _attempt(pen, Batch(*request)))
+    pen.close()
 
 
 def _plain(batch: Batch) -> tuple[Any, ...]:
@@ -215,33 +153,6 @@ def _attempt(pen: Pen, batch: Batch) -> tuple[Any, ...] | None:
     except OSError as error:
         return error.errno, error.strerror, error.filename
     return None
-
-
-def _die_with(owner: int) -> None:
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != owner:
-        raise SystemExit(0)
-
-
-def _send(stream: Any, message: bytes) -> None:
-    stream.write(_LENGTH.pack(len(message)))
-    stream.write(message)
-    stream.flush()
-
-
-def _receive(stream: Any) -> bytes:
-    (length,) = _LENGTH.unpack(_exactly(stream, _LENGTH.size))
-    return _exactly(stream, length)
-
-
-def _exactly(stream: Any, size: int) -> bytes:
-    data: bytes = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
 
 
 if __name__ == "__main__":

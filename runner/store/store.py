@@ -25,7 +25,8 @@ from runner.store.journal import Journal
 from runner.store.query import TaskPage, TaskQuery
 from runner.store.records import Removal, RemovedUser
 from runner.store.recovery import Recovered, check_format, clear_the_way, recover
-from runner.store.scribe import DirectPen, Pen, ScribePen, wait_for_scribe
+from runner.store.scribe import DirectPen, Pen, ScribePen
+from runner.store.servant import wait_for_servants
 from runner.store.space import Floors, Space, is_full
 from runner.store.users import User, read_user
 from runner.store.writer import Document, Pace, Version, Writer, sort
@@ -366,7 +367,7 @@ class Store:
         return found
 
     def _recover(self, progress: Callable[[str], None]) -> Recovered:
-        lock = wait_for_scribe(self.layout)
+        lock = wait_for_servants(self.layout)
         try:
             return recover(self.files, self.layout, self.index, progress)
         finally:

@@ -75,9 +75,9 @@ def _disks(options: argparse.Namespace) -> tuple[disk.Disk, ...]:
 SUITES = {
     "drops": Suite(
         "kill -9 a runner while files are dropped",
-        lambda root, options: drops.run_drops(root, options.kills, options.seed, options.sabotage),
+        lambda root, options: drops.run_drops(root, options.kills, options.seed, options.sabotage, options.files),
         drops.Sabotage,
-        {"kills": 1_000, "seed": 0},
+        {"kills": 1_000, "seed": 0, "files": drops.FILES_A_LIFE},
     ),
     "kill": Suite(
         "kill -9 a runner, again and again",

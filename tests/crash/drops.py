@@ -21,6 +21,7 @@ from typing import Any
 
 from runner.config import Config
 from runner.intake.door import Door
+from runner.intake.porter import MANY
 from runner.service import Service
 from runner.store import TaskQuery
 from runner.task import Status, Task
@@ -123,8 +124,11 @@ class Yard:
         aside.rename(self.place(place) / name)
 
 
-def run_drops(root: Path, kills: int, seed: int = 0, sabotage: Sabotage = Sabotage.NONE) -> Findings:
-    """Kills a runner so many times while files come in, and judges what it left behind every 25 times."""
+def run_drops(
+    root: Path, kills: int, seed: int = 0, sabotage: Sabotage = Sabotage.NONE, files: int = FILES_A_LIFE
+) -> Findings:
+    """Kills a runner so many times while files come in, and judges what it left behind every 25 times. `files`: how
+    many come into each place in a life; if they are many, porters take them."""
     findings, chance = Findings(), random.Random(seed)
     while findings.deaths < kills:
         lives = min(LIVES_A_DIRECTORY, kills - findings.deaths)
@@ -132,7 +136,7 @@ def run_drops(root: Path, kills: int, seed: int = 0, sabotage: Sabotage = Sabota
         yard.lay_out()
         names = itertools.count()
         for _ in range(lives):
-            _live_and_die(yard, names, chance, sabotage)
+            _live_and_die(yard, names, chance, sabotage, files)
         findings.deaths += lives
         dropped = next(names)
         findings.dropped += dropped * len(PLACES)
@@ -142,8 +146,8 @@ def run_drops(root: Path, kills: int, seed: int = 0, sabotage: Sabotage = Sabota
     return findings
 
 
-def _live_and_die(yard: Yard, names: Iterator[int], chance: random.Random, sabotage: Sabotage) -> None:
-    runner = Child(lambda: _run(yard, sabotage), yard.root / "stderr")
+def _live_and_die(yard: Yard, names: Iterator[int], chance: random.Random, sabotage: Sabotage, files: int) -> None:
+    runner = Child(lambda: _run(yard, sabotage, files), yard.root / "stderr")
     began = yard.root / "began"
     dies_early = chance.random() < 0.2
     for _ in () if dies_early else looks(LONGEST_SECONDS):
@@ -152,24 +156,37 @@ def _live_and_die(yard: Yard, names: Iterator[int], chance: random.Random, sabot
         assert runner.poll() is None, (yard.root / "stderr").read_text()
     assert dies_early or began.exists(), "the runner does not begin"
     began.unlink(missing_ok=True)
-    for _ in range(FILES_A_LIFE):
+    for _ in range(files):
         number = next(names)
         yard.drop("plain", f"{number}.txt", f"plain {number}")
         yard.drop("kept", f"{number}.txt", f"kept {number}")
         yard.drop("thrifty", f"{number}.txt", f"thrifty {number // 2}")
         yard.drop("replaced", f"{number % NAMES_OF_REPLACED}.txt", f"replaced {number}")
-        time.sleep(chance.random() * LONGEST_LIFE_SECONDS / FILES_A_LIFE)
+        time.sleep(chance.random() * LONGEST_LIFE_SECONDS / files)
     runner.kill()
     runner.wait()
 
 
-def _run(yard: Yard, sabotage: Sabotage) -> None:
+def _run(yard: Yard, sabotage: Sabotage, files: int) -> None:
     logging.disable()
     _break_on_purpose(sabotage)
     service = Service(yard.config())
-    service.start()
+    service.open()
+    if files >= MANY:
+        _use_porters(service)
+    service.run_tasks()
     (yard.root / "began").touch()
     time.sleep(LONGEST_SECONDS)
+
+
+def _use_porters(service: Service) -> None:
+    """For whatever comes, and from the beginning."""
+    porters = service.inbox._porter, service.outbox._porter
+    for porter in porters:
+        porter._many = porter._storm = 1
+        porter.start()
+    for porter in porters:
+        porter.await_start()
 
 
 def _break_on_purpose(sabotage: Sabotage) -> None:

@@ -16,6 +16,7 @@ from runner.intake.folders import Folder, Folders, manner_of
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
 from runner.intake.outbox import Outbox
+from runner.intake.porter import MANY, Porter
 from runner.intake.taking import Summary
 from runner.store import Durability, Remove, Store, StoreOptions, TaskQuery, Transition, Update
 from runner.store.checkpoint import CheckpointRule
@@ -71,6 +72,7 @@ class Site:
         self.root = root
         self.config = config
         self.further = further
+        self.many = MANY
         self.data = config.data_dir
         self.gate = Gate()
         self.batches: list[int] = []
@@ -84,11 +86,14 @@ class Site:
         self.handlers.load()
         manner = manner_of(self.config.inbox)
         folders = Folders(self.store.layout.inbox, Ignored(self.config.inbox.ignore), self.further, manner)
-        self.outbox = Outbox(self.config.outbox, self.store, folders, flush_logs=lambda: None)
+        self.porter, self.outbox_porter = (
+            Porter(self.store.layout, self.config.outbox.link, many=self.many, storm=self.many) for _ in range(2)
+        )
+        self.outbox = Outbox(self.config.outbox, self.store, folders, self.outbox_porter, flush_logs=lambda: None)
         admission = Admission(self.handlers, self.config.limits, self.config.queues, self.store.layout, self.gate)
-        self.door = Door(self.store, admission, self.gate, lambda: datetime.now(UTC))
+        self.door = Door(self.store, admission, self.gate, self.porter, lambda: datetime.now(UTC))
         self.inbox = Inbox(
-            self.config.inbox, self.store, self.handlers, folders, self.outbox, self, self.failures.append
+            self.config.inbox, self.store, self.handlers, folders, self.outbox, self, self.porter, self.failures.append
         )
         recovered = self.store.open()
         self.door.take_again(recovered.live)
@@ -99,6 +104,8 @@ class Site:
         """Closes what `open` opened; files stay as they are."""
         self.inbox.close()
         self.outbox.close()
+        self.porter.close()
+        self.outbox_porter.close()
         self.store.close()
 
     def appended(self, transitions: list[Transition]) -> None:

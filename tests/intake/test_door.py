@@ -408,6 +408,12 @@ def task_of(answer: Task | RunnerError) -> Task:
     return answer
 
 
+def take(site: Site, path: str, task: Task) -> None:
+    """The file moves to its task, and no more happens."""
+    source = str(site.data / path)
+    site.store.blobs.take(source, str(site.data / task.input_files[0]), Identity.of(source))
+
+
 def test_a_dropped_file_is_recorded_then_moved_then_started(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a crash finds the record with the file in either place."""
     steps: list[str] = []
@@ -533,7 +539,7 @@ def test_a_sidecar_that_a_crash_left_behind_goes_and_a_newer_one_stays(
 ) -> None:
     """It was dropped for the next file of that name."""
     task = recorded(site, dropped(site, sidecar="clip.mp4.json"), monkeypatch)
-    site.store.blobs.take(str(site.data / "inbox/keep/clip.mp4"), str(site.data / task.input_files[0]))
+    take(site, "inbox/keep/clip.mp4", task)
     site.door.take_again([task.model_copy(update={"created_at": NOW - timedelta(days=1)})])
     assert inbox(site) == ["keep/clip.mp4.json"]
     site.door.take_again([task.model_copy(update={"created_at": NOW + timedelta(days=1)})])
@@ -557,7 +563,7 @@ def test_only_tasks_that_have_not_begun_are_looked_at_after_a_crash(
     site.door.take_again([submit(site), start(task, NOW), task.model_copy(update={"attempt": 1})])
     assert inbox(site) == ["keep/clip.mp4", "keep/clip.mp4.json"]
     no_sidecar = recorded(site, dropped(site, "b"), monkeypatch)
-    site.store.blobs.take(str(site.data / "inbox/keep/b"), str(site.data / no_sidecar.input_files[0]))
+    take(site, "inbox/keep/b", no_sidecar)
     site.door.take_again([no_sidecar])
     assert "keep/b" not in inbox(site)
 

@@ -78,8 +78,8 @@ def test_the_number_is_found_in_few_looks(site: Site, monkeypatch: pytest.Monkey
         return is_taken(entry)
 
     monkeypatch.setattr(names, "_is_taken", count)
-    folder = site.inbox.folders.of_handler("keep")
-    assert names.reserve(folder, "image.jpg", "keep") == "outbox/keep/image.jpg.1001"
+    wanted = module.Wanted("local", "keep", "image.jpg", is_new=False)
+    assert names.reserve([wanted]) == ["outbox/keep/image.jpg.1001"]
     assert len(looks) < 30
 
 
@@ -330,7 +330,7 @@ def test_the_running_outbox_writes_what_it_hears(site: Site) -> None:
 
 def test_while_many_files_are_taken_only_a_few_entries_are_written(make_site: MakeSite) -> None:
     """What waits to become a task comes first; the rest is written when that is over, and nothing is forgotten."""
-    site = make_site(claim_ahead=100)
+    site = make_site(claim_ahead=module.FEW + 40)
     for number in range(module.FEW + 40):
         site.drop(f"keep/{number}.txt")
     site.scan()

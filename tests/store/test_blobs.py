@@ -82,12 +82,13 @@ def test_in_durability_full_an_input_is_synced_before_any_record_names_it(
 def test_a_dropped_file_can_be_taken_again_and_again(blobs: Blobs, layout: Layout, source: Path) -> None:
     """Recovery does not know how far it came; but a file that is nowhere is told."""
     target = f"{layout.upload('u', 't')}/photo.jpg"
+    wanted = Identity.of(str(source))
     for _ in range(3):
-        blobs.take(str(source), target)
+        blobs.take(str(source), target, wanted)
     assert (Path(target).read_bytes(), source.exists()) == (b"content", False)
     Path(target).unlink()
     with pytest.raises(FileNotFoundError):
-        blobs.take(str(source), target)
+        blobs.take(str(source), target, wanted)
 
 
 def test_outputs_appear_all_at_once_under_their_names(blobs: Blobs, layout: Layout) -> None:

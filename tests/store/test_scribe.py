@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 from runner.store import Layout
-from runner.store import scribe as module
+from runner.store import servant as module
 from runner.store.records import Removal
 from runner.store.rows import connect, create_schema
-from runner.store.scribe import Batch, DirectPen, Pen, ScribePen, wait_for_scribe
+from runner.store.scribe import Batch, DirectPen, Pen, ScribePen
+from runner.store.servant import wait_for_servants
 from runner.store.store import ScribePlace
 from runner.store.users import User
 from runner.task import to_json, to_pretty_json
@@ -57,8 +58,8 @@ def scribe(indexed: Layout) -> Iterator[ScribePen]:
 
 def task_of(pen: ScribePen) -> subprocess.Popen[bytes]:
     """The process itself."""
-    assert pen._process is not None
-    return pen._process
+    assert pen._scribe.process is not None
+    return pen._scribe.process
 
 
 def rows(layout: Layout) -> list[str]:
@@ -217,7 +218,7 @@ from runner.store.files import Layout
 from runner.store.scribe import Batch, ScribePen
 pen = ScribePen(Layout(sys.argv[1]))
 pen.write(Batch())
-print(pen._process.pid, flush=True)
+print(pen._scribe.process.pid, flush=True)
 signal.pause()
 """
 
@@ -232,7 +233,7 @@ def test_the_scribe_dies_with_its_owner_and_its_lock_is_free(indexed: Layout) ->
             take_lock(indexed)
         owner.kill()
         owner.wait()
-    os.close(wait_for_scribe(indexed))
+    os.close(wait_for_servants(indexed))
     until(lambda: not Path(f"/proc/{scribe}").exists() or "Z" in Path(f"/proc/{scribe}/stat").read_text())
 
 
@@ -256,8 +257,8 @@ def test_a_scribe_whose_owner_is_gone_before_it_looks_ends(indexed: Layout) -> N
 
 def test_an_owner_waits_for_the_scribe_of_the_last_one(indexed: Layout) -> None:
     """It might still write an old version over a new one."""
-    held = wait_for_scribe(indexed)
-    waiting = threading.Thread(target=lambda: os.close(wait_for_scribe(indexed)))
+    held = wait_for_servants(indexed)
+    waiting = threading.Thread(target=lambda: os.close(wait_for_servants(indexed)))
     waiting.start()
     waiting.join(0.05)
     assert waiting.is_alive()

@@ -1,0 +1,261 @@
+"""The porter: what the inbox and the outbox do with very many files, done in a process of its own.
+
+Looking at a dropped file, giving it to its task and putting a result into the outbox are some ten short system calls
+each. Every one gives up the interpreter lock, and beside busy threads waits for it afterwards; as one message for
+hundreds of files they cost the runner next to nothing, and use the other core.
+
+It does only what goes smoothly. What it says nothing of, because something is unusual about it, because it failed or
+because the porter died, is looked at or done again by whoever asked, as it would have been without a porter; so all
+that it does may be done twice. It is started when many files have come, is asked once it has begun, and ends when none
+have come for a while: nobody waits for it to start, and a file that comes alone never for it at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from runner.errors import CorruptRecord
+from runner.intake.entries import Entries
+from runner.intake.names import is_kept_in_entry, path_of
+from runner.intake.readiness import Sighting, Writer, look, open_folder
+from runner.intake.sidecar import partner_of, sidecar_of
+from runner.store import Files, Identity, Layout
+from runner.store.blobs import Blobs
+from runner.store.committer import Durability
+from runner.store.servant import Servant, serve
+from runner.task import Status, from_json
+
+MANY: Final = 64
+"""So many files at once are worth a message."""
+STORM: Final = 2000
+"""So many of those are worth a process."""
+IDLE_SECONDS: Final = 30.0
+STALE_SECONDS: Final = 1.0
+"""What was seen longer ago is looked at again."""
+
+_log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """A directory: the path of the folder that it is in, its own below that, and what the names of the entries of its
+    files begin with, relative to the data directory."""
+
+    folder: str
+    below: str
+    entries: str
+
+
+class Glance(NamedTuple):
+    """What was seen of a file, and whether the outbox has nothing of its name."""
+
+    seen: Sighting
+    is_new: bool
+
+    @classmethod
+    def of(cls, is_new: bool, *numbers: int) -> Glance:
+        """As the process says it."""
+        return cls(Sighting._make((*numbers, Writer.NONE)), is_new)
+
+
+class Load(NamedTuple):
+    """A file to be taken: where it is, where it goes (absolute), and what `Identity` it had."""
+
+    source: str
+    target: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class Delivery(NamedTuple):
+    """A completed task whose entry is in the outbox: when it completed (RFC 3339), whose it is, and the path of the
+    file that it was made from."""
+
+    completed_at: str
+    entry: str
+    user_id: str
+    path: str
+
+
+class Porter:
+    """Asks the process. One thread, which must live as long as it; each answer may be of fewer than were asked for."""
+
+    def __init__(self, layout: Layout, link: str, *, many: int = MANY, storm: int = STORM) -> None:
+        self._servant = Servant(__name__, layout, link)
+        self._many = many
+        self._storm = storm
+        self._wanted = 0
+        self._last_wanted = 0.0
+        self._is_starting = False
+        self._awaited: Place | None = None
+        self._looked_at = 0.0
+        self._seen: dict[Place, dict[str, Any]] = {}
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a process."""
+        return self._servant.process is not None
+
+    def start(self) -> None:
+        """Has the process begin; until it has, it is asked nothing."""
+        self._is_starting = True
+        self._try(lambda: self._servant.send(("carry", [])))
+
+    def await_start(self) -> None:
+        """Waits until it has begun."""
+        if self._is_starting:
+            self._is_starting = False
+            self._try(self._servant.receive)
+
+    def look(self, place: Place, names: Sequence[str]) -> dict[str, Glance]:
+        """Those of the files in a directory that nobody writes and that have no sidecar."""
+        self._collect()
+        seen = self._seen.pop(place, {}) if time.monotonic() - self._looked_at < STALE_SECONDS else {}
+        unseen = [name for name in names if name not in seen]
+        seen |= self._ask("look", unseen, *place) or {}
+        return {name: Glance.of(*seen[name]) for name in names if name in seen}
+
+    def look_ahead(self, place: Place, names: Sequence[str]) -> None:
+        """The next `look` will be at these; the process may begin while we do something else."""
+        self._seen.clear()
+        if self._is_worth_it(len(names)):
+            self._collect()
+            self._awaited, self._looked_at = place, time.monotonic()
+            self._try(lambda: self._servant.send(("look", names, *place)))
+
+    def carry(self, loads: Sequence[Load]) -> Sequence[bool]:
+        """See `Blobs.take`: which of the files are their task's now; empty if it was not asked."""
+        return self._ask("carry", [tuple(load) for load in loads]) or ()
+
+    def deliver(self, task_ids: Sequence[str]) -> dict[str, Delivery]:
+        """Puts the results of tasks that have completed into the outbox."""
+        delivered = self._ask("deliver", task_ids) or {}
+        return {task_id: Delivery(*said) for task_id, said in delivered.items()}
+
+    def rest(self) -> None:
+        """Ends the process if nothing was asked of it for a while."""
+        if self.is_up and time.monotonic() - self._last_wanted > IDLE_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the process, after the request at hand."""
+        self._collect()
+        self._is_starting = False
+        self._servant.close()
+
+    def _ask(self, what: str, items: Sequence[Any], *rest: str) -> Any:
+        if not self._is_worth_it(len(items)):
+            return None
+        self._collect()
+        return self._try(lambda: self._servant.ask((what, items, *rest)))
+
+    def _collect(self) -> None:
+        """What was looked at ahead is known, and the process free for something else."""
+        if self._awaited is not None:
+            place, self._awaited = self._awaited, None
+            self._seen[place] = self._try(self._servant.receive) or {}
+
+    def _try(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except (EOFError, OSError) as error:
+            self._awaited, self._is_starting = None, False
+            _log.warning("the process that handles many files at once has died, or does not start: %r", error)
+            return None
+
+    def _is_worth_it(self, count: int) -> bool:
+        if count < self._many:
+            return False
+        now = time.monotonic()
+        if now - self._last_wanted > IDLE_SECONDS:
+            self._wanted = 0
+        self._wanted += count
+        self._last_wanted = now
+        return self._wanted >= self._storm and self._is_ready()
+
+    def _is_ready(self) -> bool:
+        if not self.is_up:
+            self.start()
+        elif self._is_starting and self._servant.has_answered():
+            self.await_start()
+        return self.is_up and not self._is_starting
+
+
+# In the process
+
+
+def main(data: str, owner: int, link: str) -> None:
+    """The porter's process. `link`: whether outputs are linked into the outbox (`hard`) or copied."""
+    logging.disable()
+    layout, files = Layout(data), Files()
+    blobs = Blobs(files, layout, Durability.PROCESS)
+    entries = Entries(files, layout, link=files.link_or_copy if link == "hard" else files.copy)
+    chores: dict[str, Callable[..., Any]] = {
+        "look": lambda names, *place: _look(layout, names, Place(*place)),
+        "carry": lambda loads: [_carry(blobs, Load(*load)) for load in loads],
+        "deliver": lambda task_ids: _deliver_all(entries, files, layout, task_ids),
+    }
+    serve(layout, owner, lambda request: chores[request[0]](*request[1:]))
+
+
+def _look(layout: Layout, names: Sequence[str], place: Place) -> dict[str, tuple[int, ...]]:
+    try:
+        fd = open_folder(place.folder, place.below)
+    except OSError:
+        return {}
+    try:
+        found = ((name, _find_plain(fd, name)) for name in names)
+        return {name: (_is_new(layout, place, name), *seen[:-1]) for name, seen in found if seen is not None}
+    finally:
+        os.close(fd)
+
+
+def _is_new(layout: Layout, place: Place, name: str) -> bool:
+    return is_kept_in_entry(name) and not os.path.lexists(f"{layout.data}/{place.entries}{name}")
+
+
+def _find_plain(fd: int, name: str) -> Sighting | None:
+    """What is seen of a file that nobody writes, that is no sidecar and has none."""
+    with suppress(OSError):
+        seen = look(fd, name)
+        is_whole = stat.S_ISREG(seen.mode) and seen.writer is Writer.NONE and partner_of(name) is None
+        if is_whole and not os.access(sidecar_of(name), os.F_OK, dir_fd=fd, follow_symlinks=False):
+            return seen
+    return None
+
+
+def _carry(blobs: Blobs, load: Load) -> bool:
+    try:
+        blobs.take(load.source, load.target, Identity(*load[2:]))
+    except OSError:
+        return False
+    return True
+
+
+def _deliver_all(entries: Entries, files: Files, layout: Layout, task_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    delivered = {task_id: _deliver(entries, files, layout, task_id) for task_id in task_ids}
+    return {task_id: tuple(said) for task_id, said in delivered.items() if said is not None}
+
+
+def _deliver(entries: Entries, files: Files, layout: Layout, task_id: str) -> Delivery | None:
+    """What has completed never changes again, so whatever file says so is up to date."""
+    with suppress(OSError, CorruptRecord):
+        body = files.read(layout.task(task_id))
+        task = from_json(body)
+        if task.status is Status.COMPLETED and task.completed_at is not None and task.drop and task.drop.outbox:
+            entries.publish(task, task.drop.outbox, body)
+            path = path_of(task.drop.path, task.drop.raw)
+            return Delivery(task.completed_at.isoformat(), task.drop.outbox, task.user_id, path)
+    return None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,155 @@
+"""Very many files are handled by a process of its own, and come to the same end as a few."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runner.intake import porter as module
+from runner.intake.names import entry_of
+from runner.intake.porter import Delivery, Load, Place, Porter
+from runner.store import Identity
+from runner.task import Status
+from tests.intake.conftest import Site
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def busy(make_site: MakeSite) -> Site:
+    """A site whose porters do everything, however little it is."""
+    site = make_site()
+    for porter in (site.porter, site.outbox_porter):
+        porter._many = porter._storm = 1
+        porter.start()
+    for porter in (site.porter, site.outbox_porter):
+        porter.await_start()
+    return site
+
+
+def _place(site: Site, below: str = "") -> Place:
+    folder = site.data / "inbox" / "keep"
+    return Place(str(folder), below, entry_of("local", "keep", f"{below}/" if below else ""))
+
+
+def _load(source: Path, target: Path) -> Load:
+    seen = Identity.of(str(source))
+    return Load(str(source), str(target), seen.device, seen.inode, seen.size, seen.mtime_ns)
+
+
+def _kill(porter: Porter) -> None:
+    assert porter._servant.process is not None
+    os.kill(porter._servant.process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, porter._servant.process.pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_file_goes_all_the_way_by_the_porters(busy: Site) -> None:
+    """Taken, run and delivered, its path kept, its number given."""
+    for _ in range(2):
+        busy.drop("keep/2026/a.txt")
+        busy.scan()
+        busy.run(next(task for task in busy.tasks() if task.status is Status.PENDING), out="x")
+        busy.store.writer.flush()
+        busy.write_outbox()
+    found = [f"2026/{name}/{file}" for name in ("a.txt.2", "a.txt") for file in ("out", "task.json")]
+    assert (busy.listing("outbox/keep"), busy.listing("inbox")) == (found, [])
+    assert busy.porter.is_up
+    assert busy.outbox_porter.is_up
+
+
+def test_only_what_is_plain_and_whole_is_seen(busy: Site) -> None:
+    """The rest is left to whoever asked: it is open, has a sidecar, is one, is a link, or is gone."""
+    for name in ("a.txt", "b.txt", "b.txt.json", "c.txt"):
+        busy.drop(f"keep/{name}")
+    (busy.data / "inbox/keep/link").symlink_to("a.txt")
+    (busy.data / "outbox/keep/a.txt").mkdir(parents=True)
+    names = ["a.txt", "b.txt", "b.txt.json", "c.txt", "link", "gone", "d.txt"]
+    busy.drop("keep/d.txt")
+    with (busy.data / "inbox/keep/c.txt").open("a"):
+        seen = busy.porter.look(_place(busy), names)
+    assert {name: glance.is_new for name, glance in seen.items()} == {"a.txt": False, "d.txt": True}
+    assert seen["a.txt"].seen.size == len(b"content")
+
+
+def test_what_was_looked_at_ahead_is_not_looked_at_again(busy: Site) -> None:
+    """Not even if it is gone meanwhile: that it is the same file is asked when it is taken."""
+    path = busy.drop("keep/a.txt")
+    busy.porter.look_ahead(_place(busy), ["a.txt"])
+    busy.porter._collect()
+    path.unlink()
+    assert set(busy.porter.look(_place(busy), ["a.txt", "b.txt"])) == {"a.txt"}
+    assert not busy.porter.look(_place(busy), ["a.txt"])
+
+
+def test_what_was_seen_long_ago_is_looked_at_again(busy: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may have begun to write."""
+    path = busy.drop("keep/a.txt")
+    busy.porter.look_ahead(_place(busy), ["a.txt"])
+    monkeypatch.setattr(module, "STALE_SECONDS", -1.0)
+    busy.porter._collect()
+    path.unlink()
+    assert not busy.porter.look(_place(busy), ["a.txt"])
+
+
+def test_a_file_is_carried_once_and_only_if_it_is_the_same(busy: Site, tmp_path: Path) -> None:
+    """Asked again, it says yes again; a newer file of the name stays."""
+    target = tmp_path / "data/uploads/local/t1/a.txt"
+    load = _load(busy.drop("keep/a.txt"), target)
+    assert list(busy.porter.carry([load])) == [True]
+    busy.drop("keep/a.txt", "newer")
+    other = load._replace(target=str(tmp_path / "data/uploads/local/t2/a.txt"))
+    assert list(busy.porter.carry([load, other])) == [True, False]
+    assert (target.read_text(), busy.listing("inbox/keep")) == ("content", ["a.txt"])
+
+
+def test_only_what_has_completed_is_delivered(busy: Site) -> None:
+    """A failure is more than an entry, and what has no file yet is known to memory only."""
+    for name in ("a.txt", "b.txt", "c.txt"):
+        busy.drop(f"keep/{name}")
+    busy.scan()
+    completed, failed, waiting = busy.tasks()
+    completed = busy.run(completed)
+    busy.fail(failed)
+    busy.store.writer.flush()
+    assert completed.completed_at is not None
+    assert completed.drop is not None
+    assert completed.drop.outbox is not None
+    delivery = Delivery(completed.completed_at.isoformat(), completed.drop.outbox, "local", completed.drop.path)
+    found = busy.outbox_porter.deliver([completed.id, failed.id, waiting.id, "nothing"])
+    assert found == {completed.id: delivery}
+
+
+def test_a_porter_that_dies_costs_no_file(busy: Site) -> None:
+    """What it did not say is done without it, and another one begins."""
+    for number in range(3):
+        busy.drop(f"keep/{number}.txt")
+        if number == 1:
+            _kill(busy.porter)
+            _kill(busy.outbox_porter)
+        busy.scan()
+        busy.run(busy.tasks()[-1])
+        busy.store.writer.flush()
+        busy.write_outbox()
+    assert busy.listing("outbox/keep") == [f"{number}.txt/task.json" for number in range(3)]
+    assert busy.listing("inbox") == []
+    assert busy.porter.is_up
+    assert busy.outbox_porter.is_up
+
+
+def test_few_files_do_not_start_a_process_and_none_waits_for_it(site: Site) -> None:
+    """Nor do many now and then; and it ends when no more come."""
+    porter = Porter(site.store.layout, "hard", many=2, storm=4)
+    site.drop("keep/a.txt")
+    place, ups = _place(site), []
+    for names in (["a.txt"], ["a.txt"], ["a.txt", "b.txt"], ["a.txt", "b.txt"]):
+        assert not porter.look(place, names)
+        ups.append(porter.is_up)
+    porter.await_start()
+    assert set(porter.look(place, ["a.txt", "b.txt"])) == {"a.txt"}
+    for idle_seconds in (0, module.IDLE_SECONDS + 1):
+        porter._last_wanted -= idle_seconds
+        porter.rest()
+        ups.append(porter.is_up)
+    assert ups == [False, False, False, True, True, False]
