@@ -149,10 +149,7 @@ class Inspector:
             return _unreadable(error)
         if stat.S_ISDIR(seen.mode):
             return Inner()
-        partner = None if folder.documents else partner_of(base)
-        if partner is not None and stat.S_ISREG(seen.mode):
-            return _wait_for_file(fd, partner, "holds the parameters of")
-        if folder.companions and (held := _held_by_companions(fd, folder, base)):
+        if (held := _held_by_others(fd, folder, base, seen)) is not None:
             return held
         return self._judge(
             fd, Ready(folder, name, seen, companions=tuple(name + end for end in folder.companions)), now
@@ -249,6 +246,14 @@ def _was_left(error_fd: int, base: str) -> bool:
         and os.access(with_suffix(base, REASON), os.F_OK, dir_fd=error_fd, follow_symlinks=False)
         and not os.access(base, os.F_OK, dir_fd=error_fd, follow_symlinks=False)
     )
+
+
+def _held_by_others(fd: int, folder: Folder, base: str, seen: Sighting) -> Held | None:
+    """A sidecar waits for its file; see `_held_by_companions` for what else waits for others."""
+    partner = None if folder.documents else partner_of(base)
+    if partner is not None and stat.S_ISREG(seen.mode):
+        return _wait_for_file(fd, partner, "holds the parameters of")
+    return _held_by_companions(fd, folder, base) if folder.companions else None
 
 
 def _wait_for_file(fd: int, partner: str, what: str) -> Held:
