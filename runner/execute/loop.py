@@ -27,9 +27,10 @@ class LoopExecutor:
         self._ended = threading.Condition(self._lock)
         self._running: dict[Key, Context] = {}
         self._todo: deque[Work] = deque()
-        # Both only touched on the loop, which itself keeps weak references to its tasks.
+        # These are only touched on the loop, which itself keeps weak references to its tasks.
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancellable: dict[Key, asyncio.Task[None]] = {}
+        self._unsettled: set[Monitor] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -109,9 +110,19 @@ class LoopExecutor:
         with self._lock:
             del self._running[_key(assignment)]
         monitor.ended(assignment, ending)
-        monitor.settle(Haste.NOW)
+        self._settle_soon(monitor)
         with self._lock:
             self._ended.notify_all()
+
+    def _settle_soon(self, monitor: Monitor) -> None:
+        """What ends in one round of the loop goes to the disk together."""
+        if not self._unsettled:
+            asyncio.get_running_loop().call_soon(self._settle)
+        self._unsettled.add(monitor)
+
+    def _settle(self) -> None:
+        while self._unsettled:
+            self._unsettled.pop().settle(Haste.NOW)
 
     def _cancel(self, key: Key) -> None:
         task = self._cancellable.get(key)
