@@ -95,8 +95,8 @@ class Monitor(Protocol):
         """
 
     def settle(self, haste: Haste, /) -> None:
-        """Called after each `ended`, or after a few of them, by the same thread: what the ends lead to, their records and
-        the next starts, is wanted at once, or may wait a moment for more of them."""
+        """Called after each `ended`, or after a few of them, by the same thread: what the ends lead to, their records
+        and the next starts, is wanted at once, or may wait a moment for more of them."""
 
 
 class Executor(Protocol):
