@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from runner.cli.entry import run
 
@@ -96,13 +100,32 @@ def command_line(capfd: pytest.CaptureFixture[str]) -> Command:
 
     def call(*arguments: str | Path) -> Result:
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as ended, _process_restored():
             run([str(argument) for argument in arguments])
         printed = capfd.readouterr()
         assert isinstance(ended.value.code, int)
         return Result(ended.value.code, printed.out, printed.err)
 
     return call
+
+
+@contextmanager
+def _process_restored() -> Iterator[None]:
+    """What `serve` sets up for its whole process is as before afterwards; its log, above all, goes to a stream that is
+    closed when the test has ended."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hook, end, umask = threading.excepthook, signal.getsignal(signal.SIGTERM), os.umask(0)
+    os.umask(umask)
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        threading.excepthook = hook
+        signal.signal(signal.SIGTERM, end)
+        os.umask(umask)
 
 
 @pytest.fixture
