@@ -145,7 +145,7 @@ class Checkup:
                 "journal", False, text, tuple(found.damaged), "use what can be read, with a copy in corrupt/", _nothing
             )
         if os.path.lexists(self._layout.rewrite):
-            text = "the disk refused a sync: what it says is to be written again"
+            text = "a sync has failed: what it says is to be written again, and the index to be made anew"
             return Finding("journal", False, text, (self._layout.rewrite,), "write it again", _nothing)
         return Finding("journal", True, f"records since the last checkpoint: {found.records}")
 

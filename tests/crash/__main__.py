@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+import runner
 from tests.crash import disk, drops, inject, kill, model, orphans, owners, power, strace, victim
 from tests.crash.faulty import Fault
 
@@ -144,6 +145,7 @@ def main() -> int:
     if reason := suite.obstacle():
         sys.stderr.write(f"skipped: {reason}\n")
         return 2
+    sys.stderr.write(f"trying {Path(runner.__file__).parent}\n")
     with tempfile.TemporaryDirectory(prefix="crash-", dir=options.dir) as folder:
         counters = suite.run(Path(folder), options)
     for fault in getattr(counters, "faults", ()):

@@ -22,7 +22,6 @@ from typing import Any
 
 from runner.cli.exits import Exit
 from runner.task import Status
-from tests.crash.alone import ROOT
 from tests.crash.day import HANDLERS, make_service
 from tests.crash.forks import ask_child
 from tests.crash.inject import Sabotage as Broken
@@ -141,7 +140,7 @@ def run_broken() -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _run_point(project: Path, injection: list[str], sabotage: Sabotage, counters: Counters) -> None:
