@@ -215,6 +215,7 @@ class Task(Record):
 # In the order of the model, the required ones too: the JSON has this order, and recovery looks for `id` at its front.
 _DEFAULTS: Final = {name: field.get_default(call_default_factory=False) for name, field in Task.model_fields.items()}
 _FIELDS: Final = set(Task.model_fields)
+_DROP_FIELDS: Final = set(Drop.model_fields)
 _NOT_ENDED: Final = {"number": 0, "started_at": None, "ended_at": None, "outcome": None, "error": None}
 _STARTED: Final = {"number", "started_at"}
 _COMPLETED: Final = Progress(stage="completed")
@@ -224,6 +225,11 @@ def make(fields: dict[str, Any]) -> Task:
     """A task from values that have been checked: quicker than `Task(...)`, which checks them again. `payload`,
     `metadata` and whatever has no default must be given."""
     return _build(Task, _DEFAULTS | fields, _FIELDS)
+
+
+def make_drop(**fields: Any) -> Drop:
+    """A drop from values that have been checked; each must be given."""
+    return _build(Drop, fields, _DROP_FIELDS)
 
 
 def _build(model: type[R], values: dict[str, Any], fields: set[str]) -> R:

@@ -83,7 +83,8 @@ class Handler:
 
     def validate(self, payload: Mapping[str, Any]) -> None:
         """Raise InvalidSubmission, with pointers such as /payload/width, unless the payload fits."""
-        self.parameters.arguments(payload)
+        if payload or not self.parameters.may_be_empty:
+            self.parameters.arguments(payload)
 
     def arguments(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The payload as typed keyword arguments. Raises as `validate`."""

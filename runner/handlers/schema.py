@@ -60,6 +60,15 @@ class Parameters:
         arguments = {name: fields[f"p{number}"] for number, name in enumerate(self._names)}
         return arguments | self._unnamed(values) if self._open else arguments
 
+    @cached_property
+    def may_be_empty(self) -> bool:
+        """Whether a payload without anything in it fits."""
+        try:
+            self.arguments({})
+        except InvalidSubmission:
+            return False
+        return True
+
     def _unnamed(self, values: BaseModel) -> dict[str, Any]:
         unnamed = values.model_extra or {}
         if self._context in unnamed:

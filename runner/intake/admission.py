@@ -86,7 +86,7 @@ class Arrival:
     """An input file that comes with a submission: where it lies now (absolute), what people call it, its size in bytes
     (None: look), and how it becomes the task's."""
 
-    path: Path
+    path: Path | str
     name: str
     size: int | None = None
     mode: Handover = Handover.LINK
@@ -359,7 +359,7 @@ def _missing_file(handler: Handler) -> Problem:
 
 def _head(arrival: Arrival) -> bytes:
     try:
-        with arrival.path.open("rb") as file:
+        with open(arrival.path, "rb") as file:
             return file.read(HEAD_BYTES)
     except OSError as error:
         raise _unreadable(arrival, error.strerror) from error
@@ -377,7 +377,7 @@ def _measured(arrival: Arrival) -> Arrival:
     if arrival.size is not None:
         return arrival
     try:
-        status = arrival.path.stat()
+        status = os.stat(arrival.path)
     except OSError as error:
         raise _unreadable(arrival, error.strerror) from error
     if not stat.S_ISREG(status.st_mode):

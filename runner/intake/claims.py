@@ -18,7 +18,7 @@ from runner.intake.folders import Folder
 from runner.intake.inspection import Ready
 from runner.intake.names import raw_of, shown, text_of
 from runner.store import Handover
-from runner.task import Drop, Source
+from runner.task import Drop, Source, make_drop
 
 MAX_DOCUMENT_INPUTS = 1000
 IDS_AT_ONCE = 256
@@ -54,7 +54,7 @@ class Claims:
         if ready.folder.documents:
             return self._make_of_document(ready, outbox)
         arrival = Arrival(
-            path=Path(ready.folder.absolute(ready.name)),
+            path=ready.folder.absolute(ready.name),
             name=shown(ready.name.rpartition("/")[2]),
             size=ready.seen.size,
             mode=Handover.MOVE,
@@ -82,7 +82,7 @@ class Claims:
         is_plain = path.isascii()
         # What stays must not be named: whoever takes the file, or does so again after a crash, removes what is.
         sidecar = None if ready.folder.is_kept else ready.sidecar
-        return Drop(
+        return make_drop(
             path=path if is_plain else text_of(path),
             raw=None if is_plain else raw_of(path),
             name=ready.name if is_plain else text_of(ready.name),

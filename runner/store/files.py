@@ -342,4 +342,4 @@ class Layout:
 
     def absolute(self, path: str) -> str:
         """The opposite of `relative`; absolute paths stay as they are."""
-        return os.path.join(self.data, path)
+        return path if path.startswith("/") else f"{self.data}/{path}"

@@ -74,11 +74,11 @@ def refuse_commits(site: Site, monkeypatch: pytest.MonkeyPatch, error: RunnerErr
 def test_a_file_is_handed_over_as_its_arrival_says(site: Site, mode: Handover) -> None:
     """Moved, linked or copied; the task has its content either way."""
     arrival = file(site, mode=mode)
-    inode = arrival.path.stat().st_ino
+    inode = Path(arrival.path).stat().st_ino
     path = site.data / submit(site, arrival).input_files[0]
     assert path.read_text() == "content"
     assert (path.stat().st_ino == inode) == (mode is not Handover.COPY)
-    assert arrival.path.exists() == (mode is not Handover.MOVE)
+    assert Path(arrival.path).exists() == (mode is not Handover.MOVE)
 
 
 @pytest.mark.parametrize("mode", [Handover.LINK, Handover.COPY])
@@ -131,7 +131,7 @@ def test_a_refusal_takes_nobody_their_file(site: Site, monkeypatch: pytest.Monke
         site.door.submit_many([(Submission(type="keep"), origin(arrival))])
     with pytest.raises(DiskFull):
         site.door.add_input(draft, arrival)
-    assert (arrival.path.read_text(), uploads(site)) == ("content", [])
+    assert (Path(arrival.path).read_text(), uploads(site)) == ("content", [])
 
 
 def test_a_file_that_cannot_leave_its_place_is_handed_in_all_the_same(
@@ -495,7 +495,7 @@ def test_a_dropped_document_is_taken_and_the_files_that_it_names_are_linked(site
     named = file(site, mode=Handover.MOVE)
     (answer,) = site.door.take([document(site, named)])
     assert (site.data / task_of(answer).input_files[0]).read_text() == "content"
-    assert (inbox(site), named.path.exists()) == ([], True)
+    assert (inbox(site), Path(named.path).exists()) == ([], True)
 
 
 def test_a_document_dropped_again_is_the_task_that_it_made(site: Site) -> None:
@@ -606,7 +606,7 @@ def test_what_is_no_draft_any_more_takes_no_files_and_does_not_begin_again(site:
         site.door.add_input(task, arrival)
     with pytest.raises(IllegalTransition):
         site.door.begin(task, {})
-    assert arrival.path.exists()
+    assert Path(arrival.path).exists()
     draft = submit(site, draft=True)
     site.store.commit((Update(draft.id, lambda now: cancel(now, NOW)),))
     with pytest.raises(IllegalTransition):
@@ -651,7 +651,7 @@ def test_a_chain_whose_output_is_gone_is_refused(site: Site) -> None:
 def test_a_handler_hands_in_a_child(site: Site) -> None:
     """It belongs to the parent's user and batch."""
     parent = submit(site)
-    child = site.store.get_task(site.door.submit_child(parent, "table", {}, (file(site, "a.csv").path,)))
+    child = site.store.get_task(site.door.submit_child(parent, "table", {}, (Path(file(site, "a.csv").path),)))
     assert (child.parent_id, child.user_id, child.original_filename) == (parent.id, "ann", "a.csv")
     with pytest.raises(InvalidSubmission):
         site.door.submit_child(parent, "table", {}, ())
