@@ -107,7 +107,10 @@ def say_again(files: Files, layout: Layout, last_segment: int) -> Batch:
     what they say, or what the journal says where they cannot be read. No file that is gone by now is among them.
     Nobody may write files meanwhile. Raises `OSError`; `CorruptRecord` if the journal cannot be read in full."""
     recovery = _Recovery(files, layout, Index(layout.index), DirectPen(files, layout), lambda line: None)
-    return recovery.say_again(last_segment)
+    try:
+        return recovery.say_again(last_segment)
+    except ValueError as error:
+        raise CorruptRecord(f"a record of the journal is no task: {error}") from error
 
 
 def clear_the_way(files: Files, layout: Layout) -> list[str]:

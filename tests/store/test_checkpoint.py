@@ -17,6 +17,7 @@ from runner.errors import Degraded
 from runner.store import Remove, RemoveUser, SaveUser, Store, User
 from runner.store import writer as writer_module
 from runner.store.checkpoint import Checkpointer, CheckpointRule
+from runner.store.journal import Kind, encode
 from runner.task import Status, from_json
 from tests.store.samples import LATER, LAZY, NOW, FaultyFiles, Stores, crash, create, finish, until
 
@@ -240,6 +241,16 @@ def test_a_journal_that_cannot_be_read_back_degrades(full: Store) -> None:
         full.checkpointer.checkpoint()
     assert full.committer.failure is not None
     assert "1.log" in segments(full)
+
+
+def test_a_journal_that_says_nonsense_degrades(full: Store) -> None:
+    """With a right checksum: somebody else has written it."""
+    create(full, "t2")
+    path = Path(full.layout.journal) / f"{2:016d}.log"
+    path.write_bytes(encode(2, Kind.TASK, b'{"id":"t1","type":7}'))
+    with pytest.raises(OSError, match="no task"):
+        full.checkpointer.checkpoint()
+    assert full.committer.failure is not None
 
 
 def test_without_a_note_for_the_next_owner_nothing_is_dropped(full: Store, files: FaultyFiles) -> None:
