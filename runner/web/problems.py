@@ -203,7 +203,9 @@ async def answer_defect(request: Request, error: Exception) -> Response:
     """The answer to a defect: nothing but where to look. The server logs the traceback, the next thing it does."""
     request_id = request.scope.get("request_id", "")
     _log.error("request %s failed: %s %s: %r", request_id, request.method, request.url.path, error)
-    return answer(request, 500, "internal_error", f"something went wrong; look for {request_id} in the runner's log")
+    detail = f"something went wrong; look for {request_id} in the runner's log"
+    # The server closes the connection after a defect; a client that is not told sends its next request into the void.
+    return answer(request, 500, "internal_error", detail, {"Connection": "close"})
 
 
 ANSWERS: Final[Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
