@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 from runner.dialects.mediacraft import legacy, video
+from runner.dialects.mediacraft.studio import Studio
 from runner.dialects.mediacraft.words import Notes
 from tests.contract.conftest import Row, Spoken, rows, speaking
 from tests.contract.mediacraft import HANDLERS, browser, film
@@ -217,6 +218,47 @@ def test_what_is_too_large_is_refused(anybody: httpx2.Client, clip: bytes, monke
     monkeypatch.setattr(video, "FORM_OVERHEAD_BYTES", 0)
     answers.append(anybody.post("/api/video/upload", files=film("clip.mp4", clip)))
     assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(400, 20004)] * 2
+    merge = anybody.post("/api/video/merge/upload", files=film("clip.mp4", clip))
+    assert (merge.status_code, merge.json()["code"]) == (400, 30012)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "code"),
+    [
+        ("POST /api/video/upload", 20006),
+        ("GET /api/video/task/x/frames", 20010),
+        ("POST /api/video/task/x/select-frame", 20013),
+        ("POST /api/video/task/x/select-regions", 20017),
+        ("GET /api/video/task/x/status", 20018),
+        ("GET /api/video/task/x/download", 20021),
+        ("GET /api/video/merge/task/x/status", 30033),
+    ],
+)
+def test_a_defect_has_the_code_of_what_was_asked_for(
+    studio: Spoken, clip: bytes, monkeypatch: pytest.MonkeyPatch, request_line: str, code: int
+) -> None:
+    """And says nothing of itself."""
+
+    def break_down(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(studio.service.store, "find", break_down)
+    monkeypatch.setattr(Studio, "create_with", break_down)
+    method, _, path = request_line.partition(" ")
+    said: dict[str, Any] = {"json": {"frame_number": 1, "regions": [[0, 0, 9, 9]]}} if method == "POST" else {}
+    with browser(studio) as ann:
+        answer = ann.request(method, path, **({"files": film("a.mp4", clip)} if path.endswith("upload") else said))
+    assert (answer.status_code, answer.json()["code"]) == (500, code)
+    assert ("secret" in answer.text, answer.headers["connection"]) == (False, "close")
+
+
+def test_a_film_that_was_damaged_since_shows_no_frame(studio: Spoken, anybody: httpx2.Client, clip: bytes) -> None:
+    """20012 for one, 20009 for several."""
+    task_id = post(anybody, "upload", files=film("clip.mp4", clip))["task_uuid"]
+    (studio.data / studio.service.get(task_id).input_files[0]).write_bytes(b"nothing")
+    one = anybody.post(f"/api/video/task/{task_id}/select-frame", json={"frame_number": 1})
+    several = anybody.get(f"/api/video/task/{task_id}/frames")
+    assert [(answer.status_code, answer.json()["code"]) for answer in (one, several)] == [(500, 20012), (500, 20009)]
 
 
 def test_what_cannot_be_done_has_the_nearest_code(studio: Spoken, clip: bytes) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from runner.service import Service
 from runner.task import Status
+from runner.web.submissions import SubmissionReader
 from tests.contract.conftest import Row, Spoken, rows, speaking
 
 API = "/api/v1"
@@ -124,6 +126,36 @@ def test_what_its_clients_read_is_at_the_main_port_too(flowing: tuple[Spoken, di
     """In the API's answers, beside what is its own."""
     spoken, ids = flowing
     row.check(spoken.http, api=API, **ids)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "code"),
+    [
+        ("POST /tasks", "INTERNAL_ERROR"),
+        ("GET /tasks", "LIST_TASKS_FAILED"),
+        ("GET /tasks/x", "INTERNAL_ERROR"),
+        ("DELETE /tasks/x", "DELETE_FAILED"),
+        ("POST /tasks/x/cancel", "CANCEL_FAILED"),
+        ("GET /tasks/x/progress", "PROGRESS_FETCH_ERROR"),
+        ("GET /tasks/x/progress/history", "PROGRESS_HISTORY_ERROR"),
+        ("GET /tasks/x/progress/info", "STREAM_INFO_ERROR"),
+        ("GET /queues/stats", "STATS_FAILED"),
+    ],
+)
+def test_a_defect_has_the_code_of_what_was_asked_for(
+    shared: Spoken, monkeypatch: pytest.MonkeyPatch, request_line: str, code: str
+) -> None:
+    """And says nothing of itself."""
+
+    def break_down(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    for name in ("get", "list_tasks", "queue_stats"):
+        monkeypatch.setattr(Service, name, break_down)
+    monkeypatch.setattr(SubmissionReader, "read", break_down)
+    method, _, path = request_line.partition(" ")
+    body = creation() if path == "/tasks" and method == "POST" else {}
+    Row(f"{method} {API}{path}", 500, "", FAULT, {"code": code}, body).check(shared.own["taskflow"])
 
 
 def test_the_same_again_within_its_time_is_a_conflict(shared: Spoken) -> None:

@@ -27,7 +27,7 @@ MERGE_PATHS: Final = "/api/video/merge/"
 
 NO_FILE, NO_NAME, BAD_FORMAT, TOO_LARGE, NOT_UPLOADED = 20001, 20002, 20003, 20004, 20006
 NO_TASK, NO_SOURCE, NO_FRAMES, NO_NUMBER, NO_FRAME = 20007, 20008, 20009, 20011, 20012
-NO_REGIONS_KEY, NO_REGIONS, NOT_STARTED, NO_STATUS = 20014, 20015, 20016, 20018
+NO_REGIONS_KEY, NO_REGIONS, NOT_STARTED = 20014, 20015, 20016
 NOT_FINISHED, NO_RESULT, NOT_SENT = 20019, 20020, 20021
 
 MERGE_NO_BODY, MERGE_NO_TASK, MERGE_NO_UUID, MERGE_NO_FILE, MERGE_NO_NAME = 30001, 30004, 30008, 30009, 30010
@@ -37,6 +37,15 @@ MERGE_NO_ORDER, MERGE_BAD_ORDER, MERGE_NOTHING, MERGE_TOO_LATE, MERGE_NOT_STARTE
 MERGE_NOT_FINISHED, MERGE_NO_RESULT, MERGE_FAILED = 30031, 30032, 30033
 
 _OTHER_CODES: Final = {400: NO_FILE, 404: NO_TASK, 413: TOO_LARGE}
+_DEFECTS: Final = {
+    "upload": NOT_UPLOADED,
+    "frames": 20010,
+    "select-frame": 20013,
+    "select-regions": 20017,
+    "status": 20018,
+}
+"""Of what nobody expected, by what was asked for."""
+
 _OTHER_MERGE_CODES: Final = {400: MERGE_NO_BODY, 404: MERGE_NO_TASK, 413: MERGE_TOO_LARGE}
 
 
@@ -64,7 +73,8 @@ def _number_of(request: Request, fault: Fault, status: int) -> int:
         return int(fault.code)
     if request.url.path.startswith(MERGE_PATHS):
         return _OTHER_MERGE_CODES.get(status, MERGE_FAILED)
-    return _OTHER_CODES.get(status, NOT_SENT)
+    defect = _DEFECTS.get(request.url.path.rpartition("/")[2], NOT_SENT)
+    return _OTHER_CODES.get(status, defect if status >= 500 else NOT_SENT)
 
 
 def status_of_watermark(task: Task) -> str:
