@@ -38,7 +38,7 @@ RETRY_SECONDS: Final = 5.0
 MAX_BATCH: Final = 1024
 WAY_SECONDS: Final = 0.5
 """For so long after a large batch of files, in case another follows, entries are written a few at a time."""
-FEW: Final = 64
+FEW: Final = 256
 FEW_SECONDS: Final = 0.25
 MAX_REMEMBERED: Final = 4096
 """So many ended tasks are kept until their entries are written; of more only the ids, and they are read again."""
