@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +77,18 @@ def test_credentials_do_not_arrive_and_context_does() -> None:
     with structlog.contextvars.bound_contextvars(request_id="r1", cookie="secret"):
         record = logged_as_json("hello")
     assert (record["request_id"], record["cookie"]) == ("r1", "[redacted]")
+
+
+def test_what_cannot_be_rendered_is_said_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library that renders is imported late, and no descriptor may be left then."""
+    stream = io.StringIO()
+    set_up_logs(LogConfig(format="json"), stream)
+    monkeypatch.setitem(sys.modules, "structlog", None)
+    logging.getLogger("runner.test").warning("the disk is full\x1b[2J")
+    monkeypatch.undo()
+    logging.getLogger("runner.test").warning("it is not")
+    first, second = stream.getvalue().splitlines()
+    assert (first, json.loads(second)["event"]) == ("the disk is full\\x1b[2J", "it is not")
 
 
 def test_libraries_speak_from_warnings_on() -> None:
