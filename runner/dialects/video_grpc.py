@@ -22,6 +22,7 @@ from starlette.datastructures import Headers
 from runner.config import GrpcConfig
 from runner.dialects.video_tasks import Cause, NotCreated, VideoTasks, not_found_text
 from runner.errors import ConfigError, NotFound, Unavailable
+from runner.rpc.doorbell import Doorbell
 from runner.task import Source
 from runner.web.app import Site
 from runner.web.crossing import in_thread
@@ -38,6 +39,7 @@ MAX_CALLS: Final = 64
 CALL_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 2.0
 SERVICE: Final = "task.TaskService"
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -70,7 +72,8 @@ def is_free(host: str, port: int) -> bool:
 
 
 class TaskServer:
-    """The server, in the event loop that serves HTTP. `start` comes before anything else."""
+    """The server, in the event loop that serves HTTP. `start` comes before anything else. It is loaded when somebody
+    calls first, where that can be nobody but a program of this machine; else at once."""
 
     def __init__(self, site: Site, tasks: VideoTasks) -> None:
         self._config = site.config.grpc
@@ -78,33 +81,53 @@ class TaskServer:
         self._tasks = tasks
         self._server: grpc.aio.Server | None = None
         self._health: Any = None
+        self._bell: Doorbell | None = None
+        self._host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        self._port = self._config.port
         self.address: str | None = None
 
     async def start(self) -> None:
         """Begins to serve; `address` says where. One that cannot be had is said in the log: the runner has other doors,
         and a second one on this machine need not be told to leave this one alone."""
-        await asyncio.to_thread(import_module, "grpc_reflection.v1alpha.reflection")  # a while, in which HTTP is served
-        import grpc
-
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        if self._config.port and not is_free(self._config.host, self._config.port):
-            _log.warning("gRPC is not served: %s:%d is taken; see grpc.port", host, self._config.port)
+        if self._port and not is_free(self._config.host, self._port):
+            _log.warning("gRPC is not served: %s:%d is taken; see grpc.port", self._host, self._port)
             return
-        server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-        await self._add_services(server)
-        address = f"{host}:{self._config.port}"
-        if self._config.certificate is None:
-            port = server.add_insecure_port(address)
+        if self._config.host in LOOPBACK and self._config.certificate is None:
+            listener = listen_on_port(self._config.host, self._port)
+            self._port = listener.getsockname()[1]
+            self._bell = Doorbell(listener, self._load, self._serve)
+            self._bell.listen()
         else:
-            port = server.add_secure_port(address, await asyncio.to_thread(_credentials, self._config))
-        await server.start()
-        self._server, self.address = server, f"{host}:{port}"
+            await self._load()
+            await self._serve()
+        self.address = f"{self._host}:{self._port}"
 
     async def stop(self) -> None:
         """Answers what it was asked, for a moment, and ends."""
+        if self._bell is not None:
+            await self._bell.silence()
         if self._server is not None:
             await self._health.enter_graceful_shutdown()
             await self._server.stop(STOP_SECONDS)
+        if self._bell is not None:
+            await self._bell.hang_up()
+
+    async def _load(self) -> None:
+        await asyncio.to_thread(import_module, "grpc_reflection.v1alpha.reflection")  # a while, in which HTTP is served
+        import grpc
+
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        await self._add_services(self._server)
+
+    async def _serve(self) -> None:
+        assert self._server is not None, "it is loaded before"
+        address = f"{self._host}:{self._port}"
+        if self._config.certificate is None:
+            self._port = self._server.add_insecure_port(address)
+        else:
+            credentials = await asyncio.to_thread(_credentials, self._config)
+            self._port = self._server.add_secure_port(address, credentials)
+        await self._server.start()
 
     async def _add_services(self, server: grpc.aio.Server) -> None:
         from grpc_health.v1 import health, health_pb2, health_pb2_grpc

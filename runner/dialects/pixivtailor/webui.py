@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import httpx2
-
 from runner.config import Config
 from runner.dialects.pixivtailor.words import refuse
 
@@ -39,6 +37,8 @@ class WebUi:
 
     async def _ask(self) -> tuple[bool, bool]:
         """Whether somebody listens there, and whether it is a WebUI with its API on."""
+        import httpx2  # most runners are never asked this
+
         try:
             async with httpx2.AsyncClient(timeout=LOOK_SECONDS, trust_env=False) as client:
                 answer = await client.get(f"{self._url.rstrip('/')}/sdapi/v1/options")
