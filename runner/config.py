@@ -118,6 +118,9 @@ class HttpConfig(Section):
     rate_per_address: Rate | None = 100
     rate_per_user: Rate | None = 50
     streams_per_user: Count | None = 20
+    waits_per_user: Count | None = 50
+    drafts_per_user: Count | None = 1000
+    uploads_per_user: Count | None = 100
     trusted_proxies: tuple[str, ...] = ()
     max_upload_bytes: Size = 16 * 1024**3
     upload_expires: Length = 86400.0

@@ -320,6 +320,10 @@ class Service:
         """Every task that has not ended, oldest first. From memory: what has ended does not make it slower."""
         return [task for task in self.store.live() if user_id is None or task.user_id == user_id]
 
+    def drafts_of(self, user_id: str) -> int:
+        """How many drafts a user has."""
+        return self.count(TaskQuery(user_id=user_id, status=tuple(sorted(moves.DRAFT))))
+
     def count(self, query: TaskQuery) -> int:
         """How many tasks match."""
         return self.store.count(query)

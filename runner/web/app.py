@@ -18,7 +18,8 @@ from runner.web.bulk import BulkEndpoints
 from runner.web.crossing import Submitter
 from runner.web.door import Door, MannersOf, Register, allowed_hosts
 from runner.web.incoming import UploadSpace
-from runner.web.limits import StreamLimit, Throttle
+from runner.web.index import show_index
+from runner.web.limits import DraftLimit, OpenLimit, StreamLimit, Throttle
 from runner.web.live import LiveEndpoint
 from runner.web.metrics import MetricsEndpoint, RequestCounts
 from runner.web.openapi import OpenApiEndpoints
@@ -34,6 +35,9 @@ from runner.web.uploads import UploadEndpoints, UploadFiles
 from runner.web.users import UserEndpoints, Users
 
 PREFIX: Final = "/api/v1"
+TOO_MANY_WAITS: Final = "{} of your requests wait for a task already; ask again without ?wait=, or watch a stream"
+TOO_MANY_DRAFTS: Final = "you have {} drafts already; start some of them, or delete them"
+TOO_MANY_UPLOADS: Final = "{} of your uploads have not ended; go on with one, or delete it"
 
 
 class Site:
@@ -54,6 +58,10 @@ class Site:
         exempt = frozenset(config.limits.exempt_users)
         self.throttle = Throttle(config.http.rate_per_address, config.http.rate_per_user, exempt)
         self._streams = StreamLimit(config.http.streams_per_user, exempt)
+        self.waits = OpenLimit(config.http.waits_per_user, exempt, "too_many_waits", TOO_MANY_WAITS)
+        drafts = OpenLimit(config.http.drafts_per_user, exempt, "too_many_drafts", TOO_MANY_DRAFTS)
+        self.drafts = DraftLimit(drafts, service.drafts_of)
+        self.uploads = OpenLimit(config.http.uploads_per_user, exempt, "too_many_uploads", TOO_MANY_UPLOADS)
         self._counts = RequestCounts()
         self.register: Register = AccessLog(config.log.requests, self._counts.count)
         if service.traces is not None:
@@ -85,15 +93,16 @@ def api_routes(site: Site, counts: RequestCounts) -> Iterator[BaseRoute]:
     service, config = site.service, site.config
     site.space.clean_up()
     reader = SubmissionReader(Roots.resolved(config.http.allowed_roots, Path(config.data_dir)))
-    tasks = TaskEndpoints(service, reader, site.space, config.http.max_body_bytes)
+    tasks = TaskEndpoints(service, reader, site.space, site.waits, site.drafts, config.http.max_body_bytes)
     files = UploadFiles(site.space.directory, config.http.upload_expires)
     service.quota.count_also(files.promised_to)
     yield from _task_routes(tasks, StreamEndpoints(service))
     yield from _bulk_routes(BulkEndpoints(service, config.http.max_body_bytes))
-    yield from _upload_routes(UploadEndpoints(service, site.space, files))
+    yield from _upload_routes(UploadEndpoints(service, site.space, files, site.uploads))
     yield from _progress_routes(ProgressEndpoints(service))
     yield from _user_routes(site.users, site.tokens)
     yield from _system_routes(SystemEndpoints(service))
+    yield route("/", GET=show_index)
     yield route("/metrics", GET=MetricsEndpoint(service, counts).metrics)
     yield from _description_routes(OpenApiEndpoints(service.handlers))
     yield WebSocketRoute("/ws", LiveEndpoint(service).connect)

@@ -40,6 +40,8 @@ from runner.web.users import Users, Visit
 OPEN_PATHS: Final = frozenset({"/docs", "/health", "/live", "/openapi.json", "/ready"})
 """What answers to anybody, and says nothing of anybody: to probes, and to people who read."""
 
+_FOR_ALL: Final = OPEN_PATHS | {"/"}
+
 ANONYMOUS: Final = "anonymous"
 RENEW_AFTER: Final = timedelta(days=1)
 _SCHEME: Final = "bearer "
@@ -66,7 +68,7 @@ class TokenAuth:
         """See `Auth`."""
         if "authorization" in headers:
             return Admitted(await self.believe(scope, headers["authorization"]))
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in _FOR_ALL:
             return Admitted(_anybody())
         raise _unauthorized("auth_required", "send a token: Authorization: Bearer …; `runner token add` makes one")
 
@@ -106,7 +108,7 @@ class CookieAuth:
 
     def _welcome(self, scope: Scope, name: str) -> Admitted:
         """Somebody new, who may look around. Nothing is stored of who never does anything."""
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in _FOR_ALL:
             return Admitted(_anybody())
         if scope.get("method") not in SAFE_METHODS:
             raise _unauthorized("auth_required", "send the cookie that GET /api/v1/users/me sets, or a token")
@@ -156,7 +158,7 @@ def _anybody() -> Caller:
 
 async def _note(users: Users, caller: Caller, scope: Scope, secret_sha256: str | None = None) -> bool:
     """Keeps the caller's record up to date. False: the record has another secret."""
-    if scope["path"] in OPEN_PATHS or users.is_settled(caller.user_id, secret_sha256):
+    if scope["path"] in _FOR_ALL or users.is_settled(caller.user_id, secret_sha256):
         return True
     visit = Visit.LOOK if scope["type"] == "websocket" or scope["method"] in SAFE_METHODS else Visit.CHANGE
     return await in_thread(users.note, caller.user_id, secret_sha256, visit)

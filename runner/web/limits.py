@@ -6,13 +6,15 @@ import ipaddress
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from runner.web.crossing import in_thread
 from runner.web.door import Caller, Entrance
 from runner.web.problems import HttpProblem
 
@@ -76,33 +78,82 @@ class Throttle:
             _refuse_until(self._by_user.take(caller.user_id, self._clock()))
 
 
-class StreamLimit:
+class OpenLimit:
+    """At most so many of something open at once for each user; None: any number. `code` and `what` tell of which."""
+
+    def __init__(self, per_user: int | None, exempt_users: frozenset[str], code: str, what: str) -> None:
+        self._per_user = per_user
+        self._exempt_users = exempt_users
+        self._code = code
+        self._what = what
+        self._open: Counter[str] = Counter()
+
+    def enter(self, caller: Caller) -> None:
+        """One more. Raises `HttpProblem` 429."""
+        self.check(caller, caller.user_id, self._open[caller.user_id])
+        self._open[caller.user_id] += 1
+
+    def leave(self, caller: Caller) -> None:
+        """One less."""
+        self._open[caller.user_id] -= 1
+        if not self._open[caller.user_id]:
+            del self._open[caller.user_id]
+
+    @contextmanager
+    def held(self, caller: Caller) -> Iterator[None]:
+        """One more while the block lasts. Raises `HttpProblem` 429."""
+        self.enter(caller)
+        try:
+            yield
+        finally:
+            self.leave(caller)
+
+    def holds(self, caller: Caller, user_id: str) -> bool:
+        """Whether what is to be `user_id`'s is limited when this caller asks."""
+        is_exempt = caller.entrance is Entrance.SOCKET or user_id in self._exempt_users
+        return self._per_user is not None and not is_exempt
+
+    def check(self, caller: Caller, user_id: str, known: int, more: int = 1) -> None:
+        """`more` beside `known` of a user's. Raises `HttpProblem` 429."""
+        if self.holds(caller, user_id) and known + more > (self._per_user or 0):
+            raise HttpProblem(429, self._code, self._what.format(self._per_user), {"Retry-After": "5"})
+
+
+class StreamLimit(OpenLimit):
     """At most so many open streams for each user."""
 
     def __init__(self, per_user: int | None, exempt_users: frozenset[str]) -> None:
-        self._per_user = per_user
-        self._exempt_users = exempt_users
-        self._open: Counter[str] = Counter()
+        what = "{} streams are open already; close one, or watch several tasks in one"
+        super().__init__(per_user, exempt_users, "too_many_streams", what)
 
     def counted(self, caller: Caller, response: Response) -> Response:
         """An answer that counts while it is sent, if it is a stream of events; others stay as they are."""
         return _Held(self, caller, response) if response.media_type == "text/event-stream" else response
 
-    def enter(self, caller: Caller) -> None:
-        """One more stream. Raises `HttpProblem` 429."""
-        if not self._is_exempt(caller) and self._open[caller.user_id] >= (self._per_user or math.inf):
-            detail = f"{self._per_user} streams are open already; close one, or watch several tasks in one"
-            raise HttpProblem(429, "too_many_streams", detail, {"Retry-After": "5"})
-        self._open[caller.user_id] += 1
 
-    def leave(self, caller: Caller) -> None:
-        """One stream less."""
-        self._open[caller.user_id] -= 1
-        if not self._open[caller.user_id]:
-            del self._open[caller.user_id]
+class DraftLimit:
+    """At most so many drafts for each user. Those on their way in count, so that many at once do not get past it."""
 
-    def _is_exempt(self, caller: Caller) -> bool:
-        return caller.entrance is Entrance.SOCKET or caller.user_id in self._exempt_users
+    def __init__(self, limit: OpenLimit, count: Callable[[str], int]) -> None:
+        self._limit = limit
+        self._count = count
+        self._coming: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def room(self, caller: Caller, drafts: int) -> AsyncIterator[None]:
+        """There is room for so many more while they are made. Raises `HttpProblem` 429."""
+        if not drafts or not self._limit.holds(caller, caller.user_id):
+            yield
+            return
+        self._coming[caller.user_id] += drafts
+        try:
+            stored = await in_thread(self._count, caller.user_id)
+            self._limit.check(caller, caller.user_id, stored + self._coming[caller.user_id], more=0)
+            yield
+        finally:
+            self._coming[caller.user_id] -= drafts
+            if not self._coming[caller.user_id]:
+                del self._coming[caller.user_id]
 
 
 class _Held(Response):
@@ -115,11 +166,8 @@ class _Held(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it. Raises `HttpProblem` 429 before anything was sent."""
-        self._limit.enter(self._caller)
-        try:
+        with self._limit.held(self._caller):
             await self._stream(scope, receive, send)
-        finally:
-            self._limit.leave(self._caller)
 
 
 @lru_cache(maxsize=1024)

@@ -116,6 +116,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/live"): Operation("probes", "Whether the process answers at all", OBJECT),
     ("GET", "/metrics"): Operation("probes", "Metrics", TEXT, media_type="text/plain", is_for_admin=True),
     ("GET", "/openapi.json"): Operation("probes", "This description", OBJECT),
+    ("GET", "/"): Operation("probes", "What there is here, as JSON, HTML or text", OBJECT),
     ("GET", "/docs"): Operation("probes", "This description for people", TEXT, media_type="text/html"),
 }
 """Every operation by its method and path."""

@@ -28,6 +28,7 @@ from runner.web.documents import document, document_json, state_of
 from runner.web.door import caller_of
 from runner.web.downloads import downloaded
 from runner.web.incoming import UploadSpace
+from runner.web.limits import DraftLimit, OpenLimit
 from runner.web.multipart import is_form, received_form
 from runner.web.parameters import (
     etag_of,
@@ -53,7 +54,17 @@ class Start(Record):
 class TaskEndpoints:
     """The endpoints; `space` is where files lie while they come in."""
 
-    def __init__(self, service: Service, reader: SubmissionReader, space: UploadSpace, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        reader: SubmissionReader,
+        space: UploadSpace,
+        waits: OpenLimit,
+        drafts: DraftLimit,
+        max_body_bytes: int,
+    ) -> None:
+        self._waits = waits
+        self._drafts = drafts
         self._service = service
         self._submitter = Submitter(service)
         self._reader = reader
@@ -69,13 +80,15 @@ class TaskEndpoints:
             submission, origin = await in_thread(self._reader.read, body, caller, key)
         else:
             submission, origin = self._reader.read(body, caller, key)
-        return await self._submit(submission, origin, body)
+        async with self._drafts.room(caller, submission.draft):
+            return await self._submit(submission, origin, body)
 
     async def submit_many(self, request: Request) -> Response:
         """`POST /tasks:batch`."""
         body, caller = await read_json(request, self._max_body_bytes), caller_of(request)
         pairs = await in_thread(self._reader.read_many, body, caller)
-        tasks = await in_thread(self._service.submit_many, pairs)
+        async with self._drafts.room(caller, sum(submission.draft for submission, _ in pairs)):
+            tasks = await in_thread(self._service.submit_many, pairs)
         return Response(to_json([document(task) for task in tasks]), 201, media_type=JSON)
 
     async def list(self, request: Request) -> Response:
@@ -95,7 +108,9 @@ class TaskEndpoints:
         seconds = read_wait(request)
         if not seconds:
             return rendered(await self._find(request))
-        return rendered(await wait_for_end(self._service, task_id_of(request), caller_of(request).sees, seconds))
+        caller = caller_of(request)
+        with self._waits.held(caller):
+            return rendered(await wait_for_end(self._service, task_id_of(request), caller.sees, seconds))
 
     async def cancel(self, request: Request) -> Response:
         """`POST /tasks/{id}/cancel`."""
@@ -144,7 +159,8 @@ class TaskEndpoints:
         async with received_form(request, self._space, self._max_body_bytes) as form:
             key, caller = read_key(request), caller_of(request)
             submission, origin = await in_thread(self._reader.read_form, form, caller, key)
-            return await self._submit(submission, origin, form.fields)
+            async with self._drafts.room(caller, submission.draft):
+                return await self._submit(submission, origin, form.fields)
 
     async def _submit(self, submission: Submission, origin: Origin, said: Container[str]) -> Response:
         """The answer to a submission, in which these fields were said."""

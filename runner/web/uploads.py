@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from runner.task import DRAFT, Record, Task
 from runner.web.crossing import in_thread
 from runner.web.door import Caller, caller_of
 from runner.web.incoming import WRITE_BYTES, UploadSpace, write_all
+from runner.web.limits import OpenLimit
 from runner.web.parameters import task_id_of
 from runner.web.problems import HttpProblem
 
@@ -108,6 +110,11 @@ class UploadFiles:
         """How many bytes the uploads of a user will be that are not complete yet."""
         return sum(upload.length for upload in self._all() if upload.user_id == user_id and not upload.is_complete)
 
+    def open_of(self, user_id: str) -> int:
+        """How many uploads of a user are not complete and not forgotten."""
+        own = (upload for upload in self._all() if upload.user_id == user_id and not upload.is_complete)
+        return sum(self._is_open(upload) for upload in own)
+
     def complete(self, upload: Upload) -> None:
         """Its bytes are the task's; that is remembered for whoever did not get the answer."""
         self._save(upload.model_copy(update={"is_complete": True}))
@@ -135,6 +142,12 @@ class UploadFiles:
         if newest + self._expires_seconds <= self._clock():
             self.remove(upload_id)
 
+    def _is_open(self, upload: Upload) -> bool:
+        try:
+            return self._expiry(self.path(upload.id)) > self._clock()
+        except FileNotFoundError:
+            return False
+
     def _all(self) -> Iterator[Upload]:
         for record in self._directory.glob("tus-*.json"):
             try:
@@ -157,7 +170,9 @@ class UploadFiles:
 class UploadEndpoints:
     """The endpoints. One request at a time goes on with an upload."""
 
-    def __init__(self, service: Service, space: UploadSpace, files: UploadFiles) -> None:
+    def __init__(self, service: Service, space: UploadSpace, files: UploadFiles, limit: OpenLimit) -> None:
+        self._limit = limit
+        self._creating = threading.Lock()
         self._service = service
         self._space = space
         self._files = files
@@ -182,7 +197,7 @@ class UploadEndpoints:
         _check_draft(draft)
         upload = read_upload(request, draft)
         self._space.check(upload.length)
-        await in_thread(self._create, upload)
+        await in_thread(self._create, upload, caller)
         place = await in_thread(self._files.find, upload.id)
         if upload.length == 0:
             place = await self._finish(place, caller)
@@ -229,8 +244,11 @@ class UploadEndpoints:
             return await self.remove(request)
         raise HttpProblem(405, "method_not_allowed", "PATCH or DELETE an upload", {"Allow": "DELETE, HEAD, PATCH"})
 
-    def _create(self, upload: Upload) -> None:
-        with self._space.quota.claiming(upload.user_id) as claim:
+    def _create(self, upload: Upload, caller: Caller) -> None:
+        # One at a time: else many at once would all find room for one more.
+        with self._creating, self._space.quota.claiming(upload.user_id) as claim:
+            if self._limit.holds(caller, upload.user_id):
+                self._limit.check(caller, upload.user_id, self._files.open_of(upload.user_id))
             claim.add(upload.length)
             self._files.create(upload)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -141,3 +143,69 @@ def status_of(client: httpx2.Client, path: str) -> int:
     """The status of a stream, of which nothing more is read."""
     with client.stream("GET", path) as stream:
         return stream.status_code
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Served]:
+    """A runner that lets a user, ann, have one of each open."""
+    limits = {"http__waits_per_user": 1, "http__drafts_per_user": 1, "http__uploads_per_user": 1}
+    with serve(tmp_path, auth__mode="token", **limits) as served:
+        token = served.socket.post("/api/v1/tokens", json={"name": "ann"}).json()["token"]
+        served.tcp.headers["Authorization"] = f"Bearer {token}"
+        yield served
+
+
+def code_of(answer: httpx2.Response) -> tuple[int, str | None, bool]:
+    """The status, our code for it, and whether it says when to ask again."""
+    return answer.status_code, answer.json().get("code"), "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_user_has_so_many_drafts_and_no_more(narrow: Served, batch: bool) -> None:
+    """What is no draft is still taken; deleting one makes room; the admin is not counted."""
+    body: Any = {"type": "echo", "draft": True}
+    path = f"{TASKS}:batch" if batch else TASKS
+    sent = [body] if batch else body
+    draft = narrow.tcp.post(TASKS, json=body).json()["id"]
+    assert code_of(narrow.tcp.post(path, json=sent)) == (429, "too_many_drafts", True)
+    assert narrow.tcp.get(f"{TASKS}/count").json() == {"count": 1}
+    assert narrow.tcp.post(TASKS, json={"type": "echo"}).status_code == 201
+    assert narrow.socket.post(path, json=sent).status_code == 201
+    assert narrow.tcp.delete(f"{TASKS}/{draft}").status_code == 200
+    assert narrow.tcp.post(path, json=sent).status_code == 201
+
+
+def test_many_drafts_at_once_do_not_get_past_the_limit(narrow: Served) -> None:
+    """Those on their way in count."""
+    with ThreadPoolExecutor(8) as threads:
+        sent = [threads.submit(narrow.tcp.post, TASKS, json={"type": "echo", "draft": True}) for _ in range(16)]
+        statuses = [each.result().status_code for each in sent]
+    assert statuses.count(201) <= 1
+    assert set(statuses) <= {201, 429}
+
+
+def test_a_user_has_so_many_uploads_begun_and_no_more(narrow: Served) -> None:
+    """Ending one makes room."""
+    draft = narrow.tcp.post(TASKS, json={"type": "echo", "draft": True}).json()["id"]
+    head = {"Tus-Resumable": "1.0.0", "Upload-Length": "3"}
+    begun = narrow.tcp.post(f"{TASKS}/{draft}/uploads", headers=head)
+    assert begun.status_code == 201
+    assert code_of(narrow.tcp.post(f"{TASKS}/{draft}/uploads", headers=head)) == (429, "too_many_uploads", True)
+    piece = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    assert narrow.tcp.patch(begun.headers["location"], headers=piece, content=b"abc").status_code == 204
+    assert narrow.tcp.post(f"{TASKS}/{draft}/uploads", headers=head).status_code == 201
+
+
+def test_a_user_has_so_many_requests_waiting_and_no_more(narrow: Served) -> None:
+    """A look that does not wait is answered all the same, and the end of one wait makes room."""
+    place = f"{TASKS}/{submit(narrow, delay='1h')['id']}"
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(narrow.tcp.get, place, params={"wait": 15})
+        until = time.monotonic() + 10
+        while not narrow.service.events.watcher_count and time.monotonic() < until:
+            threading.Event().wait(0.01)
+        assert code_of(narrow.tcp.get(place, params={"wait": 15})) == (429, "too_many_waits", True)
+        assert narrow.tcp.get(place).status_code == 200
+        assert narrow.tcp.post(f"{place}/cancel").status_code == 200
+        assert waiting.result().json()["status"] == "cancelled"
+    assert narrow.tcp.get(place, params={"wait": 15}).status_code == 200
