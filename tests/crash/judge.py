@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import Counter
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from runner.task import Status
+from tests.crash.forks import ask_child
 from tests.crash.victim import open_service
 
 
@@ -68,25 +68,14 @@ def judge(root: Path, data: Path, told: Told, durability: str, verdict: Verdict)
 
     In a process of its own: whoever goes on to fork victims must not have had threads.
     """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            logging.disable()
-            found = Verdict()
-            _judge(root, data, told, durability, found)
-            os.write(write, json.dumps(asdict(found)).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as answer:
-        found = Verdict(**json.loads(answer.read()))
-    os.waitpid(child, 0)
+    found = Verdict(**ask_child(lambda: asdict(_judge(root, data, told, durability))))
     for part in fields(Verdict):
         setattr(verdict, part.name, getattr(verdict, part.name) + getattr(found, part.name))
 
 
-def _judge(root: Path, data: Path, told: Told, durability: str, verdict: Verdict) -> None:
+def _judge(root: Path, data: Path, told: Told, durability: str) -> Verdict:
+    logging.disable()
+    verdict = Verdict()
     service = open_service(root, data, durability)
     service.open()
     try:
@@ -102,3 +91,4 @@ def _judge(root: Path, data: Path, told: Told, durability: str, verdict: Verdict
         verdict.completed_twice += sum(count > 1 for count in told.completed.values())
     finally:
         service.close()
+    return verdict
