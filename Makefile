@@ -42,6 +42,7 @@ setup-dev: .venv/dev.stamp
 	@echo "Installing into .venv; this happens once and takes about a minute."
 	@$(PIP) --no-deps --require-hashes -r requirements/run.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q runner
 	@touch $@
 
 # dev.txt holds all of run.txt in the same versions.
@@ -49,6 +50,7 @@ setup-dev: .venv/dev.stamp
 	@echo "Installing into .venv, with the tools for tests; this happens once."
 	@$(PIP) --no-deps --require-hashes -r requirements/dev.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q runner
 	@touch .venv/run.stamp $@
 
 run: setup
