@@ -175,6 +175,11 @@ def test_a_merge_is_cut_and_put_in_order(studio: Spoken, ann: httpx2.Client, cli
         {"index": 1, "start_time": 0.1, "end_time": 0.6},
         {"index": 0, "start_time": 0.0},
     ]
+    entries = status_of(ann, task_id)["config"]["files"]
+    assert [(one["filename"], one["start_time"], one["end_time"]) for one in entries] == [
+        ("one.mp4", 0.0, files[0]["duration"]),
+        ("two.mp4", 0.1, 0.6),
+    ]
 
 
 def test_a_merge_needs_two_files_and_names_that_it_has(ann: httpx2.Client) -> None:

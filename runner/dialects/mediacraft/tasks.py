@@ -208,9 +208,11 @@ class TaskEndpoints:
         return self._studio.start_repainting(task, regions)
 
     def _merge(self, task: Task, config: Mapping[str, Any]) -> Task:
-        chosen = words.choose_clips(words.clips_of(task), config.get("segments") or config.get("files"))
-        options = words.read_options(config)
-        return self._studio.start_merging(self._studio.change_notes(task, **options) if options else task, chosen)
+        clips = words.clips_of(task)
+        chosen = words.choose_clips(clips, config.get("segments") or config.get("files"))
+        cuts = {clip.item_id: clip for clip in chosen}
+        said = {"clips": tuple(cuts.get(clip.item_id, clip) for clip in clips), **words.read_options(config)}
+        return self._studio.start_merging(self._studio.change_notes(task, **said), chosen)
 
     def _go_on(
         self,
