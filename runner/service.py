@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner import task as moves
 from runner.config import Config, RetentionRule
@@ -59,6 +59,7 @@ __all__ = [
     "GcMode",
     "GcReport",
     "Health",
+    "LeftOver",
     "Role",
     "Service",
     "Verb",
@@ -89,6 +90,13 @@ class Health:
     ready: bool
     reasons: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LeftOver(NamedTuple):
+    """How many tasks go on that were there before, and how many of these were cut off while they ran."""
+
+    tasks: int
+    interrupted: int
 
 
 class Service:
@@ -158,6 +166,8 @@ class Service:
         self._recovered = Recovered()
         self._runs_tasks = False
         self._hears_intake = False
+        self.closed_doors: dict[str, str] = {}
+        """Front ends that were to be served and are not, and why; from any thread."""
         self._inbox_failure: BaseException | None = None
         self.is_closing = False
 
@@ -195,6 +205,12 @@ class Service:
             raise
         for note in self._recovered.notes:
             _log.warning("%s", note)
+
+    def left_over(self) -> LeftOver:
+        """What earlier owners have left unfinished; before `run_tasks`."""
+        live = self._recovered.live
+        interrupted = sum(task.status is Status.PROCESSING for task in live)
+        return LeftOver(interrupted + sum(task.status is Status.PENDING for task in live), interrupted)
 
     def run_tasks(self) -> None:
         """Begins to start tasks, the unfinished ones of earlier owners first."""
@@ -381,6 +397,7 @@ class Service:
             "files_behind": self.store.writer.backlog,
             "handlers": len(self.handlers),
             "broken_handlers": broken,
+            "closed_doors": dict(self.closed_doors),
         }
         return Health(not reasons, reasons, details)
 

@@ -86,7 +86,7 @@ class _Visit:
             yield from Doctor(self._config, lambda task_id: False).examine()
             return
         with closing(Api(self._socket, Path(self._config.data_dir), lambda: False)) as api:
-            yield _check_health(self._socket)
+            yield from _check_health(self._socket)
             yield from Doctor(self._config, lambda task_id: _exists(api, task_id)).examine()
 
     def _check_owner(self) -> Iterator[Finding]:
@@ -104,7 +104,7 @@ class _Visit:
         yield Finding("socket", is_owned == self._is_answering, texts[is_owned, self._is_answering])
 
 
-def _check_health(socket: Path) -> Finding:
+def _check_health(socket: Path) -> Iterator[Finding]:
     """What the owner says of itself, at `/ready`."""
     import httpx2
 
@@ -115,10 +115,13 @@ def _check_health(socket: Path) -> Finding:
         ):
             answer = http.get("http://runner/ready", timeout=ANSWER_SECONDS)
     except httpx2.HTTPError as error:
-        return Finding("owner", False, f"it does not say how it is: {error}")
-    if answer.is_success:
-        return Finding("owner", True, "it accepts tasks and starts them")
-    return Finding("owner", False, str(answer.json().get("reason")))
+        yield Finding("owner", False, f"it does not say how it is: {error}")
+        return
+    said = answer.json()
+    well = "it accepts tasks and starts them"
+    yield Finding("owner", answer.is_success, well if answer.is_success else str(said.get("reason")))
+    for door, reason in said.get("details", {}).get("closed_doors", {}).items():
+        yield Finding(door, True, reason)
 
 
 def _exists(api: Api, task_id: str) -> bool:

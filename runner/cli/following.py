@@ -82,9 +82,16 @@ def print_end(options: Options, task: dict[str, Any], data_dir: Path) -> Exit:
         click.echo(safe(f"{task['status']} in {took(task) or '0s'}{reason}"))
         if task["result"] is not None:
             print_json(task["result"])
-        for path in task["output_files"]:
-            click.echo(safe(str(data_dir / path)))
+        for path in _results(task, data_dir):
+            click.echo(safe(path))
     return Exit.OK if task["status"] == "completed" else Exit.TASK_FAILED
+
+
+def _results(task: dict[str, Any], data_dir: Path) -> list[str]:
+    """Where a person finds what came of a task: of a dropped file that is the folder in the outbox."""
+    if task["output_files"] and (entry := (task["drop"] or {}).get("outbox")):
+        return [f"{data_dir / entry}/"]
+    return [str(data_dir / path) for path in task["output_files"]]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from runner.cli.connection import connect
 from runner.cli.exits import Exit
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_error, print_fields, print_json, print_note, safe
-from runner.cli.payload import read_payload
+from runner.cli.payload import hinting, read_payload
 from runner.cli.tables import Column, Fit, print_table
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def run(
     found = Handlers(Path(config.handlers_dir), config.handlers)
     found.load()
     handler, parameters = found.get(name), read_payload(payload, settings)
-    handler.validate(parameters)
+    with hinting(name):
+        handler.validate(parameters)
     check_files(handler, tuple(Arrival(path, path.name) for path in files))
     with overheard(Echo.NONE):  # it says what was printed itself, beside what is logged
         outcome = run_once(

@@ -15,6 +15,11 @@ STATUSES = ("created", "uploaded", "pending", "processing", "completed", "failed
 COLUMNS: Final = ("id", "type", "status", "age", "took", Column("file", Fit.CUT), Column("", Fit.CUT))
 INTERRUPTED: Final = "no runner is running: what was interrupted goes on when one is started (`runner serve`)"
 
+UNSHOWN: Final = frozenset(
+    ("attempts", "drop", "error", "progress", "task_id", "state", "max_retry", "retried", "last_err", "next_process_at")
+)
+"""What `show` tells otherwise, or has told already under another name."""
+
 
 @click.command()
 @click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only tasks in one of these.")
@@ -69,9 +74,11 @@ def show(options: Options, task_id: str) -> None:
 
 def print_task(api: Api, task: dict[str, Any]) -> None:
     """A task for people: paths as they are on this machine, attempts one a line."""
-    fields = {name: value for name, value in task.items() if name not in ("attempts", "error", "progress")}
+    fields = {name: value for name, value in task.items() if name not in UNSHOWN}
     for name in ("input_files", "output_files"):
         fields[name] = ", ".join(str(api.data_dir / path) for path in task[name])
+    if outbox := (task["drop"] or {}).get("outbox"):
+        fields["outbox"] = f"{api.data_dir / outbox}/"
     fields["progress"] = progress_of(api, task)
     fields["error"] = task["error"] and f"{task['error']['code']}: {task['error']['message']}"
     unended = "interrupted" if is_interrupted(api, task) else "running"

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
+
+from runner.cli.exits import CommandFailed, failure_of
+from runner.errors import InvalidSubmission
+
+MISSING: Final = "Field required"
+"""What pydantic says of a parameter that is not there."""
 
 
 def read_payload(text: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
@@ -30,6 +38,29 @@ def read_pair(text: str, option: str) -> tuple[str, str]:
     if not equals or not key:
         raise click.BadParameter(f"must be KEY=VALUE, not {text!r}", param_hint=option)
     return key, value
+
+
+@contextmanager
+def hinting(type: str) -> Iterator[None]:
+    """A refusal of parameters inside says how they are given, too."""
+    try:
+        yield
+    except InvalidSubmission as error:
+        failure = failure_of(error)
+        raise _hinted(failure, type, [(at.pointer, at.message) for at in error.problems]) from error
+    except CommandFailed as failure:
+        problems = [(at["pointer"], at["message"]) for at in failure.document.get("problems", ())]
+        raise _hinted(failure, type, problems) from failure
+
+
+def _hinted(failure: CommandFailed, type: str, problems: Sequence[tuple[str, str]]) -> CommandFailed:
+    names = [pointer.removeprefix("/payload/") for pointer, _ in problems if pointer.startswith("/payload/")]
+    if not names:
+        return failure
+    missing = [f"--set {name}=…" for name in names if (f"/payload/{name}", MISSING) in problems and "/" not in name]
+    give = f"give {' '.join(missing)}; " if missing else ""
+    hint = f"{give}`runner submit {type} --help` shows all parameters"
+    return CommandFailed(failure.exit, f"{failure.message}\n{hint}", failure.document)
 
 
 def _value(text: str) -> Any:

@@ -28,7 +28,7 @@ from runner.dialects.video_grpc import TaskServer
 from runner.errors import OwnerExists
 from runner.execute.prints import Echo, overheard
 from runner.logs import set_up_logs
-from runner.service import Service
+from runner.service import LeftOver, Service
 from runner.web.app import Site
 from runner.web.protocol import Patience
 from runner.web.server import Companion, Server, listening
@@ -64,6 +64,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         service = Service(config)
         service.open(_announce, print_note)
         stack.callback(service.close)
+        _tell_what_goes_on(service.left_over())
         # Before anything runs: an address that is taken is the user's mistake, and no task's business.
         tcp = stack.enter_context(listen_on_port(config.http.host, config.http.port))
         ports = stack.enter_context(listening_for_dialects(config))
@@ -74,7 +75,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         site = Site(service, config)
         dialects = make_dialects(site)
         companions = tuple(chain.from_iterable(dialect.companions for dialect in dialects))
-        announce = partial(_print_addresses, options, config, tcp, ports, companions)
+        announce = partial(_print_addresses, options, config, tcp, ports, companions, service.closed_doors)
         app = make_app(site, dialects, {at.getsockname()[1]: name for name, at in ports.items()})
         Server(app, service.events, announce, patience, companions).run(sockets)
 
@@ -113,12 +114,26 @@ def _end_loudly(failure: threading.ExceptHookArgs) -> None:
         os._exit(Exit.TASK_FAILED)
 
 
+def _tell_what_goes_on(left: LeftOver) -> None:
+    """After a crash or a restart."""
+    if left.tasks:
+        tasks = "1 task of the last run goes on" if left.tasks == 1 else f"{left.tasks} tasks of the last run go on"
+        how_many = "it" if left.tasks == 1 else f"{left.interrupted} of them"
+        were = "was" if left.interrupted == 1 else "were"
+        print_note(f"{tasks}; {how_many} {were} interrupted" if left.interrupted else tasks)
+
+
 def _announce(error: OwnerExists) -> None:
     print_note(f"standing by: {error}")
 
 
 def _print_addresses(
-    options: Options, config: Config, tcp: socket, ports: Mapping[str, socket], companions: Sequence[Companion]
+    options: Options,
+    config: Config,
+    tcp: socket,
+    ports: Mapping[str, socket],
+    companions: Sequence[Companion],
+    closed_doors: Mapping[str, str],
 ) -> None:
     address, inbox = _address(tcp), Path(config.data_dir) / "inbox"
     grpc = [one.address for one in companions if isinstance(one, TaskServer) and one.address]
@@ -132,6 +147,8 @@ def _print_addresses(
             click.echo(f"dialect {_address(listener)}  ({name})")
         for at in grpc:
             click.echo(f"grpc    {at}  (task.TaskService)")
+        for door, reason in closed_doors.items():
+            print_note(f"{door:<7} {reason}")
     sys.stdout.flush()
 
 

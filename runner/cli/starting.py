@@ -83,7 +83,7 @@ def demo(options: Options, keep: bool) -> int:
             print_note(f"dropped {dropped}")
             task = follow(api, _await_task(api))
         result = _keep_result(workspace, task)
-        return print_end(options, {**task, "output_files": result}, workspace)
+        return print_end(options, {**task, "output_files": result, "drop": None}, workspace)
 
 
 def _demo_runner(workspace: Path) -> AbstractContextManager[Api]:

@@ -13,7 +13,7 @@ from runner.cli.following import follow, print_end
 from runner.cli.handlers import print_handler
 from runner.cli.options import Options, common_options
 from runner.cli.output import print_json, print_note
-from runner.cli.payload import read_pair, read_payload
+from runner.cli.payload import hinting, read_pair, read_payload
 from runner.intake.names import raw_of, text_of
 
 
@@ -62,7 +62,8 @@ def submit(
         return None
     body = _body(type, fields) | {"inputs": [_input(path, handover) for path in files]}
     with connect(options, Duty.RUN_TASKS if wait else Duty.ANSWER) as api:
-        task = _submit(api, body)
+        with hinting(type):
+            task = _submit(api, body)
         if wait:
             return _follow(options, api, task)
         if api.is_own:

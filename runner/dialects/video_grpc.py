@@ -87,10 +87,12 @@ class TaskServer:
         self.address: str | None = None
 
     async def start(self) -> None:
-        """Begins to serve; `address` says where. One that cannot be had is said in the log: the runner has other doors,
-        and a second one on this machine need not be told to leave this one alone."""
+        """Begins to serve; `address` says where. One that cannot be had is a closed door: the runner has others, and a
+        second one on this machine need not be told to leave this one alone."""
         if self._port and not is_free(self._config.host, self._port):
-            _log.warning("gRPC is not served: %s:%d is taken; see grpc.port", self._host, self._port)
+            remedy = "give it another one in config.yaml: `grpc: {port: 50051}`, or 0 for any"
+            reason = f"not served: the port of {self._host}:{self._port} is taken; {remedy}"
+            self._site.service.closed_doors["grpc"] = reason
             return
         if self._config.host in LOOPBACK and self._config.certificate is None:
             listener = listen_on_port(self._config.host, self._port)

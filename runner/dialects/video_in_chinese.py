@@ -3,7 +3,6 @@ do in `video_tasks`."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,8 +51,6 @@ STATUS_OF: Final[Mapping[Cause, tuple[int, str]]] = {
     Cause.INTERNAL: (500, "internal_error"),
 }
 
-_log = logging.getLogger(__name__)
-
 
 def make(site: Site) -> Dialect:
     """See `runner.dialects`."""
@@ -80,7 +77,7 @@ def task_servers(site: Site, films: VideoTasks) -> Iterator[TaskServer]:
     if is_installed():
         yield TaskServer(site, films)
     else:
-        _log.info("gRPC is not served: it needs the extra `grpc`: pip install 'file-runner[grpc]'")
+        site.service.closed_doors["grpc"] = "not served: it needs the extra `grpc`, pip install 'file-runner[grpc]'"
 
 
 class Gateway:

@@ -61,6 +61,9 @@ def test_what_a_kill_interrupted_is_told_as_that(cli: Command, serving: Serving,
         assert "`runner serve`" in shown.err
     assert cli("show", task_id, "--json").json["status"] == "processing"
     assert cli("why", task_id, "--json").json["kind"] == "interrupted"
+    successor = Serving(project)
+    successor.await_line("1 task of the last run goes on; it was interrupted")
+    successor.stop()
 
 
 def test_a_task_that_waits_for_a_runner_says_so(cli: Command) -> None:

@@ -46,6 +46,7 @@ def test_a_handler_that_fails_here_is_exit_code_1(cli: Command) -> None:
         (["count", "--set", "unit=[1]"], 4, "/payload/unit"),
         (["count", "config.yaml"], 4, "'config.yaml' is not of a type that count accepts: .txt"),
         (["count"], 4, "count needs a file: .txt"),
+        (["wait_for"], 4, "give --set gate=…"),
         (["count", "missing.txt"], 2, "missing.txt"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import stat
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import httpx2
 import pytest
 
 from runner.web.sockets import can_connect
-from tests.e2e.conftest import Command, Serving
+from tests.e2e.conftest import CONFIG, Command, Serving
 
 
 def test_it_says_where_it_is(project: Path) -> None:
@@ -68,6 +69,17 @@ def test_a_taken_port_is_a_matter_of_configuration(project: Path, serving: Servi
     other = Serving(project, "--data", "other", "--port", str(port))
     assert other.await_end() == 2
     assert "the port is taken" in other.printed
+
+
+def test_a_taken_port_of_grpc_is_told_with_the_way_out(cli: Command, project: Path) -> None:
+    """The rest of the runner goes on; the doctor knows, too."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (project / "config.yaml").write_text(CONFIG.replace("grpc: {port: 0}", f"grpc: {{port: {port}}}"))
+        server = Serving(project)
+        assert "`grpc: {port: " in server.await_line(rf"grpc +not served: .*:{port} is taken.*")[0]
+        assert f":{port} is taken" in cli("doctor").out
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_a_handlers_parameters_are_its_help(idle_cli: Command) -> None:
         (["submit", "cuont"], 4, "did you mean 'count'"),
         (["submit", "count", "note.txt", "--set", "unit=[1]"], 4, "/payload/unit"),
         (["submit", "count", "note.txt", "--set", "colour=red"], 4, "/payload/colour"),
+        (["submit", "count", "note.txt", "--set", "colour=red"], 4, "`runner submit count --help` shows all"),
+        (["submit", "wait_for"], 4, "give --set gate=…"),
         (["submit", "count", "config.yaml"], 4, ".txt"),
         (["submit", "count", "note.txt", "--queue", "fast"], 4, "no queue 'fast'"),
         (["submit", "count", "note.txt", "--delay", "soon"], 4, "/delay"),
