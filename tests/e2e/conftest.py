@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import gc
 import logging
 import os
 import re
@@ -120,6 +121,7 @@ def _process_restored() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.enable()
         structlog.reset_defaults()
         root.handlers[:] = handlers
         root.setLevel(level)
