@@ -43,7 +43,13 @@ Record = tuple[str, bytes]
 class _Silent:
     """A listener that nobody listens to."""
 
+    def staged(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
     def appended(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
+    def refused(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
 
     def committed(self, transitions: list[Transition]) -> None:

@@ -162,7 +162,13 @@ class Doctor:
 class _Deaf:
     """Hears of no change: none is made."""
 
+    def staged(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
     def appended(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
+    def refused(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
 
     def committed(self, transitions: list[Transition]) -> None:

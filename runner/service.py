@@ -459,9 +459,17 @@ class Service:
 
     # What the store says
 
+    def staged(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+        self.dispatcher.on_stage(transitions)
+
     def appended(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
         self.dispatcher.on_append(transitions)
+
+    def refused(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+        self.dispatcher.on_refuse(transitions)
 
     def committed(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""

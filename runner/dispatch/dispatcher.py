@@ -29,8 +29,8 @@ MAX_TICK_SECONDS = 1.0
 
 
 class Dispatcher:
-    """Decides under one lock, acts outside of it. `on_append` and `on_commit` are called by the store's threads; the
-    rest from any thread. `clock_went_back` is told when the clock was set back."""
+    """Decides under one lock, acts outside of it. What begins with `on_` is called by the store's threads, the rest
+    from any thread. `clock_went_back` is told when the clock was set back."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Dispatcher:
         self._expiries = Delays()
         self._held: set[str] = set()
         self._starting: dict[str, Lane] = {}
+        self._unborn: set[str] = set()
         self._again: dict[str, Task] = {}
         self._is_draining = True
         self._stopped = threading.Event()
@@ -118,9 +119,32 @@ class Dispatcher:
 
     # What the store says
 
+    def on_stage(self, news: list[Transition]) -> None:
+        """Tasks are about to change: the new ones queue up, so that the start of one that finds a slot free is written
+        and synced together with its creation. None is launched before that."""
+        new = [task for before, task, _ in news if before is None and _waits_for_a_slot(task)]
+        if not new:
+            return
+        with self._lock:
+            for task in new:
+                if task.id not in self._held:
+                    self._unborn.add(task.id)
+                    self._enqueue(task)
+        self._choose()
+
+    def on_refuse(self, news: list[Transition]) -> None:
+        """The disk would not have it: what was queued for it waits no longer."""
+        with self._lock:
+            for _, task, _ in news:
+                if task.id in self._unborn:
+                    self._unborn.discard(task.id)
+                    self._queue.discard(task.id)
+
     def on_append(self, news: list[Transition]) -> None:
         """Tasks have changed, and not even `kill -9` can undo it: attempts that may be repeated are launched."""
-        self._launch(task for task in self._begun(news) if not self._must_not_repeat(task))
+        self._launch(
+            task for task in self._begun(news) if task.id not in self._unborn and not self._must_not_repeat(task)
+        )
 
     def on_commit(self, news: list[Transition]) -> None:
         """Tasks have changed, durably."""
@@ -131,6 +155,8 @@ class Dispatcher:
                     self._note_end(task, stops)
                 elif task.status is Status.PROCESSING:
                     self._expiries.discard(task.id)
+                elif before is None and task.id in self._unborn:
+                    self._unborn.discard(task.id)
                 else:
                     self._take_note(task, removed)
         self._launch(self._begun(news))
@@ -321,6 +347,7 @@ class Dispatcher:
         if tasks and tasks[0] is not None and tasks[0].status is Status.PROCESSING:
             return
         with self._lock:
+            self._unborn.discard(task_id)
             lane = self._starting.pop(task_id, None)
             if lane is None:
                 return  # it was launched when its start was written; its ending will be told the same
@@ -386,6 +413,10 @@ def _settled_at(task: Task) -> datetime:
     """When it was settled how long a task waits. `updated_at` never goes back with the clock, and so may be later."""
     ended_at = task.attempts[-1].ended_at if task.attempts else None
     return task.updated_at if ended_at is None else ended_at
+
+
+def _waits_for_a_slot(task: Task) -> bool:
+    return task.status is Status.PENDING and task.run_after is None and task.expires_at is None
 
 
 def lane_of(task: Task) -> Lane:

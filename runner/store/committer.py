@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from queue import Empty, SimpleQueue
@@ -83,10 +83,17 @@ class Ticket:
 
 
 class Listener(Protocol):
-    """Who is told of transitions; both methods must be quick."""
+    """Who is told of transitions; every method must be quick."""
+
+    def staged(self, transitions: list[Transition]) -> None:
+        """They are about to be written, unless the disk refuses. What is queued here is written and synced with them,
+        but for what many others queue at the same time. On the thread that writes."""
 
     def appended(self, transitions: list[Transition]) -> None:
         """They are written, and survive the death of the process, but not yet a power cut. On the thread that wrote."""
+
+    def refused(self, transitions: list[Transition]) -> None:
+        """They have not happened after all. On the thread that found out."""
 
     def committed(self, transitions: list[Transition]) -> None:
         """They are durable and visible. The syncer's thread; with durability `process`, the one that wrote."""
@@ -96,7 +103,11 @@ class _Batch(NamedTuple):
     """What has been appended together, and how each of its groups ended if the sync goes well."""
 
     stage: Stage
-    answers: Sequence[tuple[Done | None, Sequence[Task | None], RunnerError | None]]
+    answers: list[tuple[Done | None, Sequence[Task | None], RunnerError | None]]
+
+    def apply(self, groups: Iterable[Group]) -> None:
+        """Stages what they change, each group on its own."""
+        self.answers.extend((group.done, *apply(self.stage, group.changes)) for group in groups)
 
 
 class Committer:
@@ -233,16 +244,27 @@ class Committer:
     def _append(self, groups: Sequence[Group]) -> None:
         self._forget_published()
         stage = Stage(self._unpublished)
-        batch = _Batch(stage, [(group.done, *apply(stage, group.changes)) for group in groups])
+        batch = _Batch(stage, [])
+        batch.apply(groups)
+        self._listener.staged(stage.transitions)
+        batch.apply(self._next_batch())
         failure = self._write(batch)
         if failure is not None:
-            _refuse(batch, failure)
+            self._refuse(batch, failure)
             return
         if stage.records:
             self._unpublished.add(stage)
             self._listener.appended(stage.transitions)
         if self._durability is Durability.PROCESS:
             self._publish([batch])
+
+    def _refuse(self, batch: _Batch, failure: RunnerError) -> None:
+        """Answers each group with the failure, even one that was refused for a reason of its own: that reason may be
+        another group's change, which has not happened."""
+        self._listener.refused(batch.stage.transitions)
+        for done, _, _ in batch.answers:
+            if done is not None:
+                done((), failure)
 
     def _forget_published(self) -> None:
         while not self._published.empty():
@@ -307,7 +329,7 @@ class Committer:
                 self._publish(batches)
             else:
                 for batch in batches:
-                    _refuse(batch, failure)
+                    self._refuse(batch, failure)
         if isinstance(control, threading.Event):
             control.set()
             return True
@@ -381,14 +403,6 @@ def _is_deep() -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refuse(batch: _Batch, failure: RunnerError) -> None:
-    """Answers each group with the failure, even one that was refused for a reason of its own: that reason may be
-    another group's change, which has not happened."""
-    for done, _, _ in batch.answers:
-        if done is not None:
-            done((), failure)
 
 
 def _degraded(error: OSError) -> Degraded:

@@ -21,7 +21,13 @@ DAY = 86400.0
 class Deaf:
     """Hears nothing."""
 
+    def staged(self, transitions: list[Transition]) -> None:
+        """See Listener."""
+
     def appended(self, transitions: list[Transition]) -> None:
+        """See Listener."""
+
+    def refused(self, transitions: list[Transition]) -> None:
         """See Listener."""
 
     def committed(self, transitions: list[Transition]) -> None:

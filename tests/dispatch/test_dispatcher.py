@@ -549,6 +549,38 @@ def free_slot(rig: Rig) -> None:
     assert len(rig.it.dispatcher.attempts) == 0
 
 
+def test_a_task_that_finds_a_slot_is_created_and_started_by_one_write(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And runs as soon as that is durable: the disk is waited for once, not twice."""
+    news: list[list[Status]] = []
+    appended = rig.it.dispatcher.on_append
+
+    def hear(transitions: Any) -> None:
+        news.append([change.task.status for change in transitions])
+        appended(transitions)
+
+    monkeypatch.setattr(rig.it.dispatcher, "on_append", hear)
+    rig.until(rig.submit("echo"))
+    assert news == [[Status.PENDING, Status.PROCESSING], [Status.COMPLETED]]
+
+
+@pytest.mark.parametrize("slots", [1, 0])
+def test_a_task_that_the_disk_refuses_is_queued_nowhere(make_rig: RigMaker, slots: int) -> None:
+    """Whether or not it had found a slot, which the next one gets."""
+    rig = make_rig(limits__global=1)
+    gates = [] if slots else [running(rig)[1]]
+    with full_disk(rig), pytest.raises(DiskFull):
+        rig.submit("echo")
+    rig.settle()
+    assert (rig.it.dispatcher.pending(), rig.it.dispatcher.at_work()) == (0, len(gates))
+    for gate in gates:
+        gate.open()
+    rig.it.store.space.check()
+    assert rig.until(rig.submit("echo")).status is Status.COMPLETED
+    assert not rig.it.dispatcher._unborn
+
+
 # Stopping
 
 

@@ -108,7 +108,13 @@ class Site:
         self.outbox_porter.close()
         self.store.close()
 
+    def staged(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
     def appended(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
+    def refused(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
 
     def committed(self, transitions: list[Transition]) -> None:

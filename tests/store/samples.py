@@ -82,9 +82,15 @@ class News:
         self.written: list[Transition] = []
         self.durable: list[Transition] = []
 
+    def staged(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
+
     def appended(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
         self.written.extend(transitions)
+
+    def refused(self, transitions: list[Transition]) -> None:
+        """See `store.committer.Listener`."""
 
     def committed(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
