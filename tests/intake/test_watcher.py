@@ -12,7 +12,7 @@ from watchfiles import Change
 from watchfiles.main import FileChange
 
 from runner.intake import watcher as module
-from runner.intake.watcher import Stop, Watcher
+from runner.intake.watcher import BUSY_PAUSE_SECONDS, MOMENT_SECONDS, Load, Stop, Watcher
 
 Script = list[set[FileChange] | Exception]
 
@@ -149,3 +149,27 @@ def test_the_real_one_tells_of_a_rename_and_survives_a_name_that_is_not_utf8(ear
     (tmp_path / "a").rename(inbox / "a")
     assert ears.next() == ({str(inbox / "a")}, set())
     watcher.close()
+
+
+def test_the_load_is_high_while_more_than_half_of_a_processor_is_used() -> None:
+    """Measured over a moment, and kept until the next."""
+    seconds = {"passed": 0.0, "worked": 0.0}
+    load = Load(lambda: seconds["passed"], lambda: seconds["worked"])
+    for work, expected in ((0.0, False), (0.6, True), (0.4, False)):
+        seconds["passed"] += MOMENT_SECONDS
+        seconds["worked"] += MOMENT_SECONDS * work
+        assert load.is_high() is expected
+        seconds["worked"] += MOMENT_SECONDS * 0.05  # too little time has passed to tell
+        assert load.is_high() is expected
+
+
+def test_the_watch_asks_less_often_while_there_is_much_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question takes the interpreter from whoever has work to do."""
+    pauses: list[float] = []
+    monkeypatch.setattr("runner.intake.watcher.time.sleep", pauses.append)
+    load = Load()
+    stop = Stop(lambda: None, load)
+    for is_high in (False, True):
+        monkeypatch.setattr(load, "is_high", lambda is_high=is_high: is_high)
+        assert not stop.is_set()
+    assert pauses == [BUSY_PAUSE_SECONDS]
