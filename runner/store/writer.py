@@ -25,8 +25,12 @@ from runner.task import TERMINAL, Task
 
 BUSY = 256
 """With more documents than this waiting, the unfinished ones wait for `overload_seconds`."""
-BACKLOG = 50_000
+BACKLOG = 10_000
 """With more finished tasks than this unwritten, submissions wait."""
+CROWD = 5_000
+"""With more unfinished tasks than this unwritten, each of which takes 10 KB of memory, submissions are slowed down."""
+CROWDED_SECONDS = 1.0
+"""But not for longer than this each: what waits for its turn among many others may be written late."""
 SHORTEST_PAUSE_SECONDS = 0.001
 """Between two looks at what is not due yet, whatever the pace says."""
 SLICE = 1000
@@ -102,6 +106,8 @@ class Writer:
         self._stopped = threading.Event()
         self._room = threading.Event()
         self._room.set()
+        self._calm = threading.Event()
+        self._calm.set()
         self._paths: set[str] = set()
         self._pen: Pen | None = None
         self.failure: OSError | None = None
@@ -123,6 +129,8 @@ class Writer:
                 self._oldest_unfinished = time.monotonic()
             if len(self._ended) > BACKLOG:
                 self._room.clear()
+            if len(self._unfinished) > CROWD:
+                self._calm.clear()
         self._wake.set()
 
     def find(self, task_id: str) -> Document | None:
@@ -139,7 +147,8 @@ class Writer:
         return self._users.get(user_id) or self._writing_users.get(user_id)
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
-        """Blocks while the files are too far behind; False if they still are at the end."""
+        """Blocks while the files are too far behind; False if those of tasks that have ended still are at the end."""
+        self._calm.wait(min(timeout_seconds, CROWDED_SECONDS))
         return self._room.wait(timeout_seconds)
 
     @property
@@ -285,7 +294,7 @@ class Writer:
     def _unfinished_are_due(self) -> bool:
         if self._oldest_unfinished is None:
             return False
-        if len(self._unfinished) <= BUSY:
+        if len(self._unfinished) <= BUSY or not self._calm.is_set():
             return True
         return time.monotonic() - self._oldest_unfinished >= self._pace.overload_seconds
 
@@ -319,6 +328,8 @@ class Writer:
             self._writing, self._writing_users = {}, {}
             if len(self._ended) < BACKLOG // 2:
                 self._room.set()
+            if len(self._unfinished) < CROWD // 2:
+                self._calm.set()
             if self._unfinished:
                 self._wake.set()
 

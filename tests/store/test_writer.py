@@ -387,3 +387,22 @@ def test_files_that_cannot_be_written_lose_nothing(store: Store, files: FaultyFi
     finish(store)
     until(Path(store.layout.task("t1")).exists)
     assert store.get_task("t1").status is Status.COMPLETED
+
+
+def test_a_crowd_of_waiting_tasks_is_written_at_once_and_slows_submissions_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each takes memory until it is written. Nobody is refused for that."""
+    monkeypatch.setattr(module, "BUSY", 0)
+    monkeypatch.setattr(module, "CROWD", 2)
+    monkeypatch.setattr(module, "CROWDED_SECONDS", 0.01)
+    desk = Desk(PATIENT)
+    desk.note(make_task("t1"), make_task("t2"))
+    desk.writer.run_once()
+    assert desk.paper.tasks == []
+    desk.note(make_task("t3"))
+    assert not desk.writer._calm.is_set()
+    assert desk.writer.wait_for_room(1)
+    desk.writer.run_once()
+    assert desk.paper.tasks == ["t1", "t2", "t3"]
+    assert desk.writer._calm.is_set()
