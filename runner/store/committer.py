@@ -10,6 +10,9 @@ The syncer then makes one `fdatasync` for all that has been appended meanwhile, 
 listener once a batch and acknowledges each group. Nobody sees a change, and nobody is told of it, before the sync has
 returned.
 
+The listener alone hears of a batch before it is written (`Listener.staged`), so that what follows from it at once, the
+start of a task that has just been created, is written and synced with it.
+
 One exception, which costs no promise and saves every task the wait for a sync: the start of an attempt is told when its
 record is *written* (`Listener.appended`). `kill -9` cannot undo that; a power cut can, and then the attempt has never
 been, which is what at-least-once means. At-most-once handlers wait for the sync.
