@@ -139,6 +139,9 @@ class Dispatcher:
                 if task.id in self._unborn:
                     self._unborn.discard(task.id)
                     self._queue.discard(task.id)
+                    lane = self._starting.pop(task.id, None)
+                    if lane is not None:
+                        self._queue.release(lane)
 
     def on_append(self, news: list[Transition]) -> None:
         """Tasks have changed, and not even `kill -9` can undo it: attempts that may be repeated are launched."""
@@ -347,7 +350,6 @@ class Dispatcher:
         if tasks and tasks[0] is not None and tasks[0].status is Status.PROCESSING:
             return
         with self._lock:
-            self._unborn.discard(task_id)
             lane = self._starting.pop(task_id, None)
             if lane is None:
                 return  # it was launched when its start was written; its ending will be told the same
@@ -364,7 +366,7 @@ class Dispatcher:
 
     def _put_off(self, due: Delays, task_id: str) -> None:
         """The disk refused what was to be done about a waiting task."""
-        task = self._store.find(task_id)
+        task = self._store.recall(task_id)  # what waits is in memory, and this disk is not to be asked
         if task is not None and not task.is_terminal:
             with self._lock:
                 due.put(task_id, self._clock() + timedelta(seconds=MAX_TICK_SECONDS), task.user_id)
