@@ -21,7 +21,7 @@ from runner.store import TaskQuery
 from runner.task import Task
 from runner.web.crossing import in_thread
 from runner.web.door import caller_of
-from runner.web.operations import JSON, OPERATIONS, Operation, Schema
+from runner.web.operations import JSON, OPERATIONS, TEXT, Operation, Schema
 
 TASK_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9a-z][0-9a-z_-]{0,63}$"}
 SHORT_NAMES: Final = {"user_id": "user", "client_id": "client"}
@@ -129,7 +129,8 @@ def _details(summary: str, about: Any) -> str:
 def _operation(method: str, path: str, operation: Operation) -> dict[str, Any]:
     answered: dict[str, Any] = {"description": "done"}
     if operation.status != 204 and operation.group != "uploads":
-        answered["content"] = {operation.media_type: {"schema": operation.answer}}
+        answers = {operation.media_type: operation.answer} | dict.fromkeys(operation.as_text, TEXT)
+        answered["content"] = {media_type: {"schema": schema} for media_type, schema in answers.items()}
     failed = {"description": "a problem", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
     described: dict[str, Any] = {
         "operationId": _name(method, path),

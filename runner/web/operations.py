@@ -32,7 +32,8 @@ PLACE: Final[Schema] = {"type": "string", "pattern": r"^(\$|[0-9]{1,15}(-[0-9]{1
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path. `body` is what it takes as JSON, `takes_file` that it takes any bytes; `query` are its
-    parameters beside those in the path, `FILTERS` standing for those of lists."""
+    parameters beside those in the path, `FILTERS` standing for those of lists.
+    `as_text` are the media types in which the answer can be had besides."""
 
     group: str
     summary: str
@@ -46,6 +47,7 @@ class Operation:
     query: Mapping[str, Schema] | None = None
     has_filters: bool = False
     is_for_admin: bool = False
+    as_text: tuple[str, ...] = ()
 
 
 def _stream(group: str, summary: str, **query: Schema) -> Operation:
@@ -116,7 +118,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "/live"): Operation("probes", "Whether the process answers at all", OBJECT),
     ("GET", "/metrics"): Operation("probes", "Metrics", TEXT, media_type="text/plain", is_for_admin=True),
     ("GET", "/openapi.json"): Operation("probes", "This description", OBJECT),
-    ("GET", "/"): Operation("probes", "What there is here, as JSON, HTML or text", OBJECT),
+    ("GET", "/"): Operation("probes", "What there is here", OBJECT, as_text=("text/html", "text/plain")),
     ("GET", "/docs"): Operation("probes", "This description for people", TEXT, media_type="text/html"),
 }
 """Every operation by its method and path."""

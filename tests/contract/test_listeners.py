@@ -199,24 +199,21 @@ def running_ids(client: httpx2.Client) -> list[str]:
     return [task["taskId"] for task in tasks]
 
 
-def test_a_port_of_grpc_that_is_taken_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is said in the log, and HTTP is served."""
+def test_a_port_of_grpc_that_is_taken_ends_nothing(tmp_path: Path) -> None:
+    """It is said to who asks how the runner is, and HTTP is served."""
     pytest.importorskip("grpc")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with speaking(tmp_path, grpc__port=port) as spoken:
-            assert spoken.http.get("/live").status_code == 200
+            closed = spoken.http.get("/ready").json()["details"]["closed_doors"]["grpc"]
+            assert closed.startswith(f"not served: the port of 127.0.0.1:{port} is taken; give it another one")
             assert spoken.grpc == ""
-    assert f"gRPC is not served: 127.0.0.1:{port} is taken" in caplog.text
 
 
-def test_without_its_extra_grpc_is_not_served_and_that_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_its_extra_grpc_is_not_served_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway is there all the same."""
     monkeypatch.setattr(video_in_chinese, "is_installed", lambda: False)
-    caplog.set_level("INFO")
     with speaking(tmp_path) as spoken:
         assert spoken.grpc == ""
         assert spoken.http.get("/v1/settings").status_code == 200
-    assert "gRPC is not served: it needs the extra `grpc`" in caplog.text
+        assert "needs the extra `grpc`" in spoken.http.get("/ready").json()["details"]["closed_doors"]["grpc"]
