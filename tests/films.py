@@ -99,5 +99,13 @@ def children_of(pid: int) -> list[int]:
     listed = list(Path(f"/proc/{pid}/task").glob("*/children"))
     if not listed:
         pytest.skip("needs /proc/<pid>/task/<tid>/children")
-    children = [child for file in listed for child in file.read_text().split()]
-    return [int(child) for child in children if "ffmpeg" in Path(f"/proc/{child}/comm").read_text()]
+    children = [child for file in listed for child in _text_of(file).split()]
+    return [int(child) for child in children if "ffmpeg" in _text_of(Path(f"/proc/{child}/comm"))]
+
+
+def _text_of(file: Path) -> str:
+    """Nothing if its thread or process has just ended."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

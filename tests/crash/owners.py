@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from runner.errors import FormatError
 from runner.intake.admission import Submission
 from runner.store.owner import Owner
 from runner.task import Status
@@ -181,11 +182,14 @@ def _find_overlaps(oracle: Path) -> Iterator[bool]:
 
 
 def _count_lost(root: Path) -> tuple[int, int]:
-    """What the last owner has lost, of all that was accepted: tasks, and completions."""
+    """What the last owner has lost, of all that was accepted: tasks, and completions; all, if nobody can open it."""
     said = Said.read(root / "oracle")
     accepted, completed = [line.split()[0] for line in said.of("A")], set(said.of("C"))
     service = make_service(root, root / "data")
-    service.open()
+    try:
+        service.open()
+    except FormatError:  # several owners at once have torn `VERSION`
+        return len(accepted), len(accepted)
     found = {task_id: service.store.find(task_id) for task_id in accepted}
     lost = sum(task is None for task in found.values())
     lost += sum(
