@@ -312,8 +312,9 @@ class Writer:
 
     def _put_back(self, load: _Load) -> None:
         with self._lock:
-            newer = self._unfinished.keys() | self._ended.keys()
-            self._put(*sort({name: load.documents[name] for name in load.documents.keys() - newer}))
+            newer = (self._unfinished, self._ended)
+            older = {name: it for name, it in load.documents.items() if not any(name in known for known in newer)}
+            self._put(*sort(older))
             self._rows = {**load.rows, **self._rows}
             self._users = {**load.users, **self._users}
             self._writing, self._writing_users = {}, {}

@@ -406,3 +406,14 @@ def test_a_crowd_of_waiting_tasks_is_written_at_once_and_slows_submissions_down(
     desk.writer.run_once()
     assert desk.paper.tasks == ["t1", "t2", "t3"]
     assert desk.writer._calm.is_set()
+
+
+def test_what_the_disk_refused_keeps_its_order(desk: Desk) -> None:
+    """Oldest first, however often it is tried."""
+    ids = [f"t{number}" for number in range(40)]
+    desk.note(*map(ended, ids))
+    desk.paper.error = OSError("no")
+    fails(desk.writer.run_once)
+    desk.paper.error = None
+    desk.writer.run_once()
+    assert desk.paper.tasks == ids
