@@ -21,9 +21,8 @@ class Retries:
 
     def note(self, transitions: Iterable[Transition]) -> None:
         """Tasks have changed."""
-        for _, task, _ in transitions:
-            if self._queues or (task.attempt and task.status is Status.PENDING):
-                self._take_note(task)
+        for transition in transitions:
+            self._take_note(transition.task)
 
     def count_of_queue(self, queue: str) -> int:
         """How many of them are a queue's."""
