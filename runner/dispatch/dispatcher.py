@@ -121,7 +121,7 @@ class Dispatcher:
 
     def on_stage(self, news: list[Transition]) -> None:
         """Tasks are about to change: the new ones queue up, so that the start of one that finds a slot free is written
-        and synced together with its creation. None is launched before that."""
+        and synced together with its creation."""
         new = [task for before, task, _ in news if before is None and _waits_for_a_slot(task)]
         if not new:
             return
@@ -133,7 +133,8 @@ class Dispatcher:
         self._choose()
 
     def on_refuse(self, news: list[Transition]) -> None:
-        """The disk would not have it: what was queued for it waits no longer."""
+        """The disk would not have it: what was queued for it waits no longer, and what was launched is not wanted."""
+        begun = [task for before, task, _ in news if before is Status.PENDING and task.status is Status.PROCESSING]
         with self._lock:
             for _, task, _ in news:
                 if task.id in self._unborn:
@@ -142,12 +143,12 @@ class Dispatcher:
                     lane = self._starting.pop(task.id, None)
                     if lane is not None:
                         self._queue.release(lane)
+        for task in begun:
+            self.attempts.stop(task.id, task.attempt, Stop.CANCELLED)
 
     def on_append(self, news: list[Transition]) -> None:
         """Tasks have changed, and not even `kill -9` can undo it: attempts that may be repeated are launched."""
-        self._launch(
-            task for task in self._begun(news) if task.id not in self._unborn and not self._must_not_repeat(task)
-        )
+        self._launch(task for task in self._begun(news) if not self._must_not_repeat(task))
 
     def on_commit(self, news: list[Transition]) -> None:
         """Tasks have changed, durably."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from runner import task as transitions
 from runner.dispatch import dispatcher
 from runner.dispatch.dispatcher import MAX_TICK_SECONDS
 from runner.dispatch.limits import Lane, Limit, Scope
-from runner.errors import DiskFull, IllegalTransition, ShuttingDown, Unavailable
+from runner.errors import Degraded, DiskFull, IllegalTransition, ShuttingDown, Unavailable
 from runner.events import Watcher
 from runner.execute.assignment import Assignment, Monitor
+from runner.intake.admission import Origin, Submission
 from runner.service import limit_rules
 from runner.store import Create, Update
-from runner.task import Outcome, Status, Task
+from runner.task import Outcome, Source, Status, Task
 from tests.rig import LIMIT_SECONDS, NOON, Gate, Rig, gate_of, opened
 
 RigMaker = Callable[..., Rig]
@@ -154,19 +156,55 @@ def test_a_start_is_launched_before_it_is_synced_unless_it_must_not_be_repeated(
     gate_of(careful).await_entered()
 
 
+def test_a_task_that_finds_a_slot_runs_before_its_creation_is_synced(rig: Rig) -> None:
+    """A power cut then undoes both, and nobody has been told of either."""
+    gate, answers = rig.gate(), SimpleQueue[Any]()
+    with syncs_held(rig):
+        submit_soon(rig, "stubborn", gate, answers)
+        gate_of(gate).await_entered()
+        assert answers.empty()
+    (task,), error = answers.get(timeout=LIMIT_SECONDS)
+    assert (task.status, error) == (Status.PENDING, None)
+    gate_of(gate).open()
+    assert rig.until(task).status is Status.COMPLETED
+
+
+def test_a_task_that_runs_and_cannot_be_kept_is_told_to_stop(rig: Rig) -> None:
+    """The disk fails while it is synced: its slot becomes free, and whoever handed it in hears that it is not there."""
+    gate, answers = rig.gate(), SimpleQueue[Any]()
+    with syncs_held(rig, OSError(errno.EIO, "Input/output error")) as over:
+        submit_soon(rig, "obedient", gate, answers)
+        gate_of(gate).await_entered()
+        over.set()
+        tasks, error = answers.get(timeout=LIMIT_SECONDS)
+    assert (tasks, type(error)) == ((), Degraded)
+    began = time.monotonic()
+    rig.it.dispatcher.drain(LIMIT_SECONDS)
+    assert len(rig.it.dispatcher.attempts) == 0
+    assert time.monotonic() < began + LIMIT_SECONDS, "it ended because of the drain"
+
+
+def submit_soon(rig: Rig, type: str, gate: str, answers: SimpleQueue[Any]) -> None:
+    """Hands in a task, whose answer comes later."""
+    submission = Submission(type=type, payload={"gate": gate})
+    rig.it.submit_soon(submission, Origin(Source.CLI), lambda tasks, error: answers.put((tasks, error)))
+
+
 @contextmanager
-def syncs_held(rig: Rig) -> Iterator[None]:
-    """Inside, nothing becomes durable."""
+def syncs_held(rig: Rig, failure: OSError | None = None) -> Iterator[threading.Event]:
+    """Inside, nothing becomes durable until the event; then it does, or the disk fails."""
     over, sync = threading.Event(), rig.it.store.files.datasync
 
     def wait_and_sync(fd: int) -> None:
         over.wait(LIMIT_SECONDS)
+        if failure is not None:
+            raise failure
         sync(fd)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rig.it.store.files, "datasync", wait_and_sync)
         try:
-            yield
+            yield over
         finally:
             over.set()
 
@@ -552,7 +590,7 @@ def free_slot(rig: Rig) -> None:
 def test_a_task_that_finds_a_slot_is_created_and_started_by_one_write(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And runs as soon as that is durable: the disk is waited for once, not twice."""
+    """The disk is waited for once, not twice."""
     news: list[list[Status]] = []
     appended = rig.it.dispatcher.on_append
 
