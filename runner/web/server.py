@@ -30,7 +30,6 @@ from runner.web.sockets import listen_on_path
 from runner.web.writing import Writing
 
 CLOSE_SECONDS: Final = 3
-KEEP_ALIVE_SECONDS: Final = 5
 TICKS_BETWEEN_SWEEPS: Final = 5
 """uvicorn ticks ten times a second."""
 
@@ -74,7 +73,6 @@ class Server(uvicorn.Server):
                 ws_per_message_deflate=False,
                 http=cast("type[asyncio.Protocol]", partial(Connection, patience=patience)),
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )

@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import h11
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runner.web.server import Server
 from runner.web.sockets import listen_on_port
+from runner.web.writing import Conversation
 from tests.web.conftest import Served
 
 HEAD = b" / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -104,3 +106,54 @@ def test_head_has_no_body_and_close_is_kept(served: Served) -> None:
     assert answer.endswith(b"\r\n\r\n")
     assert b"content-length: 4\r\n" in answer
     assert b"connection: close\r\n" in answer.lower()
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("length", [3, 5])
+def test_a_length_that_is_not_true_ends_the_connection(served: Served, version: bytes, length: int) -> None:
+    """Whoever waits for the rest, or takes too much for the next answer, must not go on (RFC 9112, 9.2)."""
+    with answering(served, app_of(b"it", b"body", length=length)) as connection:
+        connection.sendall(b"GET / HTTP/%b\r\nHost: localhost\r\n\r\n" % version)
+        received = read_until(connection, b"never")
+    assert b"body" not in received
+
+
+def asked(*fields: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> Conversation:
+    """A server's account of a connection by which this request has come."""
+    conversation = Conversation(h11.SERVER)
+    head = (b"%b / HTTP/%b" % (method, version), b"Host: localhost", *fields)
+    conversation.receive_data(b"\r\n".join(head) + b"\r\n\r\n")
+    while conversation.next_event() not in (h11.NEED_DATA, h11.PAUSED):
+        pass
+    return conversation
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+def test_a_whole_answer_leaves_h11_where_its_own_sending_does(method: bytes) -> None:
+    """And the next request is heard as any is."""
+    passed, sent = asked(method=method), asked(method=method)
+    assert passed.pass_over_answer()
+    sent.send(h11.Response(status_code=200, headers=[(b"content-length", b"0")]))
+    sent.send(h11.EndOfMessage())
+    assert passed.states == sent.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+    passed.start_next_cycle()
+    passed.receive_data(b"GET /next HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert isinstance(passed.next_event(), h11.Request)
+    assert passed.send(h11.Response(status_code=200, headers=[])).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        asked(b"Connection: close"),
+        asked(version=b"1.0"),
+        asked(b"Upgrade: h2c", b"Connection: Upgrade"),
+        asked(method=b"CONNECT"),
+        asked(b"Content-Length: 5", b"Expect: 100-continue", method=b"POST"),
+    ],
+)
+def test_where_the_connection_matters_h11_sends_itself(conversation: Conversation) -> None:
+    """It adds what has to be said, or hangs up."""
+    before = conversation.states
+    assert not conversation.pass_over_answer()
+    assert conversation.states == before
