@@ -266,7 +266,7 @@ class Service:
 
     def has_room(self) -> bool:
         """Whether `submit` would go ahead, rather than wait for task files to catch up with the journal."""
-        return self.store.writer.wait_for_room(0)
+        return self.store.writer.has_room
 
     def may_submit_soon(self, origin: Origin) -> bool:
         """Whether `submit` would neither bring files in, nor wait, nor look how much its user has."""

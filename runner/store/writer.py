@@ -24,7 +24,7 @@ from runner.store.users import User
 from runner.task import TERMINAL, Task
 
 BUSY = 256
-"""With more documents than this waiting, the unfinished ones wait for `overload_seconds`."""
+"""With more documents than this waiting, the unfinished ones wait for half of `overload_seconds` at least."""
 BACKLOG = 10_000
 """With more finished tasks than this unwritten, submissions wait."""
 CROWD = 5_000
@@ -97,11 +97,12 @@ class Writer:
         self._pass_lock = threading.Lock()
         self._ended: dict[str, Document] = {}
         self._unfinished: dict[str, Document] = {}
+        self._older: dict[str, Document] = {}
+        self._parted = time.monotonic()
         self._users: dict[str, User | RemovedUser] = {}
         self._rows: dict[str, Document] = {}
         self._writing: Mapping[str, Document] = {}
         self._writing_users: Mapping[str, User | RemovedUser] = {}
-        self._oldest_unfinished: float | None = None
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._room = threading.Event()
@@ -125,11 +126,9 @@ class Writer:
             self._rows.update(unfinished)
             self._rows.update(ended)
             self._users.update(users)
-            if self._unfinished and self._oldest_unfinished is None:
-                self._oldest_unfinished = time.monotonic()
             if len(self._ended) > BACKLOG:
                 self._room.clear()
-            if len(self._unfinished) > CROWD:
+            if self._unfinished_count > CROWD:
                 self._calm.clear()
         self._wake.set()
 
@@ -140,11 +139,17 @@ class Writer:
 
     def holds(self, task_id: str) -> bool:
         """Whether the task's file is not up to date."""
-        return task_id in self._unfinished or task_id in self._ended or task_id in self._writing
+        places = (self._unfinished, self._older, self._ended, self._writing)
+        return any(task_id in documents for documents in places)
 
     def find_user(self, user_id: str) -> User | RemovedUser | None:
         """A user record that is not on the disk yet."""
         return self._users.get(user_id) or self._writing_users.get(user_id)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `wait_for_room` would not block."""
+        return self._room.is_set() and self._calm.is_set()
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
         """Blocks while the files are too far behind; False if those of tasks that have ended still are at the end."""
@@ -154,7 +159,11 @@ class Writer:
     @property
     def backlog(self) -> int:
         """How many task files are not up to date."""
-        return len(self._ended) + len(self._unfinished) + len(self._writing)
+        return len(self._ended) + self._unfinished_count + len(self._writing)
+
+    @property
+    def _unfinished_count(self) -> int:
+        return len(self._unfinished) + len(self._older)
 
     def run(self) -> None:
         """Makes a pass whenever there is something to write, until `stop`."""
@@ -246,7 +255,7 @@ class Writer:
 
     def _flush(self) -> None:
         # Counted first: more may come in all the time, and this must end.
-        for scope, count in ((Scope.ENDED, len(self._ended)), (Scope.UNFINISHED, len(self._unfinished))):
+        for scope, count in ((Scope.ENDED, len(self._ended)), (Scope.UNFINISHED, self._unfinished_count)):
             for _ in range(0, max(count, 1), SLICE):
                 self._pass(scope)
         self._pass_rows()
@@ -255,6 +264,9 @@ class Writer:
         self._unfinished.update(unfinished)
         for task_id in ended:
             self._unfinished.pop(task_id, None)
+        if self._older:
+            for task_id in (*ended, *unfinished):
+                self._older.pop(task_id, None)
         self._ended.update(ended)
         for task_id in unfinished:
             self._ended.pop(task_id, None)
@@ -275,28 +287,36 @@ class Writer:
         with self._lock:
             source = self._source(scope)
             # Readers look without the lock: a document is in its new place before it leaves the old one.
-            self._writing = documents = dict(islice(source.items(), SLICE))
+            # Of a crowd the newest first: the oldest are about to run, and may end before they would be written.
+            items = source.items() if source is self._ended or self._calm.is_set() else reversed(source.items())
+            self._writing = documents = dict(islice(items, SLICE))
             self._writing_users = users = self._users
             self._users = {}
             for task_id in documents:
                 del source[task_id]
-            if source is self._unfinished:
-                self._oldest_unfinished = time.monotonic() if source else None
             # Rows go with their files: most of what has just come in ends before anybody asks for a list.
             rows = {task_id: self._rows.pop(task_id) for task_id in documents if task_id in self._rows}
             return _Load(documents, users, rows)
 
     def _source(self, scope: Scope) -> dict[str, Document]:
-        if scope is Scope.DUE:
-            return self._unfinished if not self._ended and self._unfinished_are_due() else self._ended
-        return self._ended if scope is Scope.ENDED else self._unfinished
+        if scope is Scope.ENDED or (scope is Scope.DUE and self._ended):
+            return self._ended
+        if not self._calm.is_set():
+            return self._unfinished or self._older
+        if scope is Scope.DUE and self._unfinished_count > BUSY:
+            return self._overdue()
+        return self._older or self._unfinished
 
-    def _unfinished_are_due(self) -> bool:
-        if self._oldest_unfinished is None:
-            return False
-        if len(self._unfinished) <= BUSY or not self._calm.is_set():
-            return True
-        return time.monotonic() - self._oldest_unfinished >= self._pace.overload_seconds
+    def _overdue(self) -> dict[str, Document]:
+        """The unfinished ones that are to be written before they are `overload_seconds` old. The age of each is not
+        kept: twice in that time the older ones are parted from those that have come since."""
+        now = time.monotonic()
+        if now - self._parted < self._pace.overload_seconds / 2:
+            return {}
+        if not self._older:
+            self._older, self._unfinished, self._parted = self._unfinished, {}, now
+            return {}
+        return self._older
 
     def _write(self, load: _Load) -> None:
         if not (load.documents or load.users or load.rows):
@@ -312,13 +332,12 @@ class Writer:
 
     def _put_back(self, load: _Load) -> None:
         with self._lock:
-            newer = (self._unfinished, self._ended)
+            newer = (self._unfinished, self._older, self._ended)
             older = {name: it for name, it in load.documents.items() if not any(name in known for known in newer)}
             self._put(*sort(older))
             self._rows = {**load.rows, **self._rows}
             self._users = {**load.users, **self._users}
             self._writing, self._writing_users = {}, {}
-            self._oldest_unfinished = time.monotonic() if self._unfinished else None
 
     def _finish(self, load: _Load) -> None:
         self.failure = None
@@ -329,9 +348,9 @@ class Writer:
             self._writing, self._writing_users = {}, {}
             if len(self._ended) < BACKLOG // 2:
                 self._room.set()
-            if len(self._unfinished) < CROWD // 2:
+            if self._unfinished_count < CROWD // 2:
                 self._calm.set()
-            if self._unfinished:
+            if self._unfinished_count:
                 self._wake.set()
 
 

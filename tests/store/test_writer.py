@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -326,6 +327,23 @@ def test_what_is_not_due_yet_is_looked_at_again(monkeypatch: pytest.MonkeyPatch)
     thread.join(20)
 
 
+def test_of_many_waiting_tasks_only_those_are_written_that_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many others come, go on or end meanwhile."""
+    monkeypatch.setattr(module, "BUSY", 0)
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    desk = Desk(Pace(write_behind_seconds=0, overload_seconds=4))
+    desk.note(make_task("brief"))
+    for now, written in ((2.0, []), (3.9, []), (4.0, ["t2"]), (5.9, []), (6.0, ["t3.9", "t4"])):
+        desk.paper.batches.clear()
+        desk.note(make_task(f"t{now:g}"), make_task("changing"))
+        desk.writer.run_once()
+        assert desk.paper.tasks == written
+        desk.note(ended("brief"))
+        desk.writer.run_once()
+        assert desk.paper.tasks == [*written, "brief"]
+
+
 def test_without_syncfs_every_path_is_remembered_until_the_checkpoint(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,7 +410,7 @@ def test_files_that_cannot_be_written_lose_nothing(store: Store, files: FaultyFi
 def test_a_crowd_of_waiting_tasks_is_written_at_once_and_slows_submissions_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each takes memory until it is written. Nobody is refused for that."""
+    """Each takes memory until it is written, the newest for the longest. Nobody is refused for that."""
     monkeypatch.setattr(module, "BUSY", 0)
     monkeypatch.setattr(module, "CROWD", 2)
     monkeypatch.setattr(module, "CROWDED_SECONDS", 0.01)
@@ -401,11 +419,11 @@ def test_a_crowd_of_waiting_tasks_is_written_at_once_and_slows_submissions_down(
     desk.writer.run_once()
     assert desk.paper.tasks == []
     desk.note(make_task("t3"))
-    assert not desk.writer._calm.is_set()
+    assert not desk.writer.has_room
     assert desk.writer.wait_for_room(1)
     desk.writer.run_once()
-    assert desk.paper.tasks == ["t1", "t2", "t3"]
-    assert desk.writer._calm.is_set()
+    assert desk.paper.tasks == ["t3", "t2", "t1"]
+    assert desk.writer.has_room
 
 
 def test_what_the_disk_refused_keeps_its_order(desk: Desk) -> None:
