@@ -8,17 +8,17 @@ import re
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from runner.config import LimitsConfig
-from runner.errors import InvalidSubmission, LimitReached, Problem, TypeMismatch, UnknownHandler
+from runner.errors import InvalidSubmission, LimitReached, Problem, RunnerError, TypeMismatch, UnknownHandler
 from runner.handlers import Handler
 from runner.handlers.media import HEAD_BYTES
 from runner.intake.quota import Quota
@@ -33,6 +33,8 @@ MAX_WAIT_SECONDS: Final = 100 * 365 * 86_400.0
 """Nobody can ask for a longer one: its end must still be a date."""
 MAX_NAME_BYTES: Final = 200
 IDS_AT_ONCE: Final = 64
+_SAFE: Final = re.compile(r"[0-9A-Za-z_-]([0-9A-Za-z_. -]{0,98}[0-9A-Za-z_-])?")
+"""Names of which `safe_name` makes nothing else."""
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -81,8 +83,7 @@ class Submission(BaseModel):
     draft: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """An input file that comes with a submission: where it lies now (absolute), what people call it, its size in bytes
     (None: look), and how it becomes the task's."""
 
@@ -92,8 +93,7 @@ class Arrival:
     mode: Handover = Handover.LINK
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a submission comes from; said by the front end, never by the client. `task_id` is the id that it gets if it
     becomes a new task; None: any. So whoever says one can tell a new task from an earlier one."""
 
@@ -168,9 +168,31 @@ class Admission:
         handler = self._handlers.get(submission.type)
         self._check(submission, origin, handler, now)
         self._check_load(origin.user_id, ahead)
-        if self._quota is not None:
-            self._quota.check(origin.user_id, sum(arrival.size or 0 for arrival in origin.inputs))
+        self._check_quota(origin)
         return self._make(submission, origin, handler, now)
+
+    def admit_alike(
+        self, submission: Submission, origins: Sequence[Origin], now: datetime
+    ) -> Iterator[Admitted | RunnerError]:
+        """What `admit` says of one submission of one user that comes with each of many files, each on its own."""
+        user_id = origins[0].user_id
+        try:
+            handler = self._handlers.get(submission.type)
+            self._check(submission, origins[0], handler, now)
+        except RunnerError as error:
+            yield from [error] * len(origins)
+            return
+        shared, ahead, room = _fields(submission, origins[0], handler, now), 0, self._room(user_id)
+        for origin in origins:
+            try:
+                if ahead >= room:
+                    self._check_load(user_id, ahead)
+                self._check_quota(origin)
+                own = {"drop": origin.drop, "unique_key": _unique_key(submission, origin, shared["queue"])}
+                yield self._fill(shared | own, submission, origin, handler)
+                ahead += 1
+            except RunnerError as error:
+                yield error
 
     def admit_next(self, submission: Submission, origin: Origin, now: datetime) -> Admitted:
         """The same for what takes the place of a task that ends: it may come in however many wait."""
@@ -195,11 +217,14 @@ class Admission:
         return f"{self._layout.relative(self._layout.upload(task.user_id, task.id))}/{name}"
 
     def _make(self, submission: Submission, origin: Origin, handler: Handler, now: datetime) -> Admitted:
+        return self._fill(_fields(submission, origin, handler, now), submission, origin, handler)
+
+    def _fill(self, fields: dict[str, Any], submission: Submission, origin: Origin, handler: Handler) -> Admitted:
+        """The task with its id and files; `fields` has the rest."""
         task_id = origin.task_id or self._next_id()
         arrivals = tuple(map(_measured, origin.inputs))
         if arrivals or not submission.draft:
             check_files(handler, arrivals)
-        fields = _fields(submission, origin, handler, now)
         fields["id"], fields["status"] = task_id, _first_status(submission, arrivals)
         if arrivals:
             fields |= _files(origin.user_id, task_id, arrivals)
@@ -247,6 +272,19 @@ class Admission:
                 yield from (Problem(f"{pointer}{problem.pointer}", problem.message) for problem in error.problems)
             chained, pointer = chained.on_success, f"{pointer}/on_success"
 
+    def _check_quota(self, origin: Origin) -> None:
+        if self._quota is not None and self._quota.limit_of(origin.user_id) is not None:
+            self._quota.check(origin.user_id, sum(arrival.size or 0 for arrival in origin.inputs))
+
+    def _room(self, user_id: str) -> float:
+        """How many more tasks of a user may wait now; nobody needs to ask `_check_load` for fewer."""
+        limits, load, rooms = self._limits, self._load, [float("inf")]
+        if limits.max_pending is not None:
+            rooms.append(limits.max_pending - load.pending())
+        if limits.max_pending_per_user is not None:
+            rooms.append(limits.max_pending_per_user - load.pending_of(user_id))
+        return min(rooms)
+
     def _check_load(self, user_id: str, ahead: int) -> None:
         limits = self._limits
         if limits.max_pending is not None and self._load.pending() + ahead >= limits.max_pending:
@@ -268,6 +306,8 @@ def _new_ids(count: int) -> Iterator[str]:
 
 def safe_name(name: str) -> str:
     """A name for a file on the disk that resembles `name`: no path, no control characters, at most 200 bytes."""
+    if _SAFE.fullmatch(name):
+        return name
     name = unicodedata.normalize("NFC", name.encode("utf-8", "replace").decode())
     name = _UNSAFE.sub("_", name).strip(" .") or "file"
     stem, dot, suffix = name.rpartition(".")
@@ -390,6 +430,8 @@ def _unreadable(arrival: Arrival, reason: str | None) -> InvalidSubmission:
 
 
 def _places(user_id: str, task_id: str, arrivals: tuple[Arrival, ...]) -> tuple[str, ...]:
+    if len(arrivals) == 1:
+        return (f"uploads/{user_id}/{task_id}/{safe_name(arrivals[0].name)}",)
     taken: set[str] = set()
     names = []
     for arrival in arrivals:

@@ -53,17 +53,13 @@ class Claims:
         """What to hand in for a ready file. `outbox`: where its result goes. Raises `InvalidSubmission`."""
         if ready.folder.documents:
             return self._make_of_document(ready, outbox)
-        arrival = Arrival(
-            path=ready.folder.absolute(ready.name),
-            name=shown(ready.name.rpartition("/")[2]),
-            size=ready.seen.size,
-            mode=Handover.MOVE,
-        )
+        path = ready.folder.absolute(ready.name)
+        arrival = Arrival(path, shown(ready.name.rpartition("/")[2]), ready.seen.size, Handover.MOVE)
         origin = Origin(
             source=Source.INBOX,
             user_id=ready.folder.user_id,
             inputs=(arrival,),
-            drop=self._drop(ready, outbox),
+            drop=self._drop(ready, path, outbox),
             task_id=self._ids.next(),
         )
         return self._submission(ready.folder, ready.payload), origin
@@ -76,9 +72,8 @@ class Claims:
             plain = self._plain[folder.path] = Submission(type=folder.handler, payload=dict(folder.payload))
         return plain
 
-    def _drop(self, ready: Ready, outbox: str | None) -> Drop:
-        path = self._relative(ready.folder.absolute(ready.name))
-        seen = ready.seen
+    def _drop(self, ready: Ready, path: str, outbox: str | None) -> Drop:
+        path, seen = self._relative(path), ready.seen
         is_plain = path.isascii()
         # What stays must not be named: whoever takes the file, or does so again after a crash, removes what is.
         sidecar = None if ready.folder.is_kept else ready.sidecar
@@ -101,7 +96,7 @@ class Claims:
             submission = Submission.model_validate(fields)
         except ValidationError as error:
             raise InvalidSubmission(_problems(error)) from error
-        drop = self._drop(ready, outbox)
+        drop = self._drop(ready, ready.folder.absolute(ready.name), outbox)
         origin = Origin(
             source=Source.INBOX,
             user_id=ready.folder.user_id,

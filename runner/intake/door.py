@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from runner import task as transitions
-from runner.errors import DiskFull, InvalidSubmission, KeyConflict, Problem, Refused, RunnerError, UnknownHandler
+from runner.errors import (
+    DiskFull,
+    InvalidSubmission,
+    KeyConflict,
+    Problem,
+    Refused,
+    RunnerError,
+    Unavailable,
+    UnknownHandler,
+)
 from runner.intake.admission import Admission, Admitted, Arrival, Origin, Submission, same_content
 from runner.intake.porter import Load, Porter
 from runner.store import Create, Handover, Identity, KeyTaken, Store, Update
@@ -122,19 +132,17 @@ class Door:
             self._check_room()
         except DiskFull as error:
             return [error] * len(pairs)
-        answers: list[Task | RunnerError] = []
-        recording: list[tuple[int, Admitted, Ticket]] = []
-        for number, pair in enumerate(pairs):
-            try:
-                admitted, ticket = self._record_held(*pair)
-            except RunnerError as error:
-                answers.append(error)
-            else:
-                answers.append(admitted.task)
-                recording.append((number, admitted, ticket))
-        self._store.drive()
-        self._take_all(recording, answers)
-        return answers
+        found = [self._bring_in_document(one) for one in self._admit_each(pairs)]
+        admitted = {one.task.id: one for one in found if isinstance(one, Admitted)}
+        self._gate.hold(admitted)
+        answers = self._record_all(list(admitted.values()))
+        recorded = [one.task for task_id, one in admitted.items() if answers[task_id] is one.task]
+        carried = self._carry(recorded)
+        for task in recorded:
+            if task.id not in carried:
+                answers[task.id] = self._rename(task)
+        self._gate.release(task for task in recorded if answers[task.id] is task)
+        return [answers[one.task.id] if isinstance(one, Admitted) else one for one in found]
 
     def take_again(self, live: Iterable[Task]) -> None:
         """Does the renames that a crash prevented. Before anything starts."""
@@ -290,51 +298,60 @@ class Door:
         with _pointing_at(range(number)):
             self._bring_in(admitted)
 
-    def _bring_in_document(self, admitted: Admitted) -> None:
+    def _admit_each(self, pairs: Sequence[tuple[Submission, Origin]]) -> Iterator[Admitted | RunnerError]:
+        """Each on its own; neighbours with the same submission are checked together."""
+        for _, alike in groupby(pairs, lambda pair: (id(pair[0]), pair[1].user_id)):
+            (submission, origin), *others = alike
+            origins = [origin, *(origin for _, origin in others)]
+            yield from self._admission.admit_alike(submission, origins, self._clock())
+
+    def _bring_in_document(self, admitted: Admitted | RunnerError) -> Admitted | RunnerError:
         """The files that a dropped document names are linked; the document itself is what is taken."""
-        if admitted.task.drop is None or _is_dropped_file(admitted.task.drop):
-            return
-        self._bring_in(admitted)
+        if isinstance(admitted, Admitted) and admitted.task.drop and not _is_dropped_file(admitted.task.drop):
+            try:
+                self._bring_in(admitted)
+            except RunnerError as error:
+                return error
+        return admitted
 
-    def _record_held(self, submission: Submission, origin: Origin) -> tuple[Admitted, Ticket]:
-        admitted, ticket = self._admit(submission, origin), Ticket()
-        self._bring_in_document(admitted)
-        self._gate.hold((admitted.task.id,))
+    def _record_all(self, admitted: Sequence[Admitted]) -> dict[str, Task | RunnerError]:
+        """By the id that each was given: the task once it is recorded, or what there is instead."""
+        plain = [one for one in admitted if one.task.unique_key is None]
+        groups = [[one] for one in admitted if one.task.unique_key is not None]
+        return self._record_groups([plain, *groups] if plain else groups)
+
+    def _record_groups(self, groups: Iterable[Sequence[Admitted]]) -> dict[str, Task | RunnerError]:
+        recording = [(group, self._record(group)) for group in groups]
+        self._store.drive()
+        answers: dict[str, Task | RunnerError] = {}
+        for group, ticket in recording:
+            answers |= self._await_record(group, ticket)
+        return answers
+
+    def _record(self, admitted: Sequence[Admitted]) -> Ticket:
+        ticket = Ticket()
         try:
-            self._store.queue((Create(admitted.task),), ticket)
-        except RunnerError:
-            self._let_go(admitted)
-            raise
-        return admitted, ticket
+            self._store.queue([Create(one.task) for one in admitted], ticket)
+        except RunnerError as error:
+            ticket((), error)
+        return ticket
 
-    def _take_all(self, recording: Iterable[tuple[int, Admitted, Ticket]], answers: list[Task | RunnerError]) -> None:
-        recorded: dict[int, Task] = {}
-        for number, admitted, ticket in recording:
-            answers[number] = answer = self._await_record(admitted, ticket)
-            if answer is admitted.task:
-                recorded[number] = admitted.task
-        carried = self._carry(recorded.values())
-        may_start = []
-        for number, task in recorded.items():
-            if task.id not in carried:
-                answers[number] = self._rename(task)
-            if answers[number] is task:
-                may_start.append(task)
-        self._gate.release(may_start)
-
-    def _await_record(self, admitted: Admitted, ticket: Ticket) -> Task | RunnerError:
-        """The task once it is recorded, or what there is instead."""
+    def _await_record(self, admitted: Sequence[Admitted], ticket: Ticket) -> dict[str, Task | RunnerError]:
         try:
             ticket.wait()
-        except KeyTaken as taken:
-            self._let_go(admitted)
-            return self._take_known(admitted, taken.task)
         except RunnerError as error:
-            self._let_go(admitted)
-            return error
-        return admitted.task
+            if len(admitted) > 1 and not isinstance(error, Unavailable):
+                # One of them cannot be kept, which is no fault of the others.
+                return self._record_groups([one] for one in admitted)
+            return {one.task.id: self._forgo(one, error) for one in admitted}
+        return {one.task.id: one.task for one in admitted}
 
-    def _carry(self, tasks: Iterable[Task]) -> set[str]:
+    def _forgo(self, admitted: Admitted, error: RunnerError) -> Task | RunnerError:
+        """It is not recorded; there may be another one instead."""
+        self._let_go(admitted)
+        return self._take_known(admitted, error.task) if isinstance(error, KeyTaken) else error
+
+    def _carry(self, tasks: Iterable[Task]) -> Set[str]:
         """The ids of those that have their files, because so many were to be taken at once."""
         plain = [task for task in tasks if task.drop is not None and task.drop.sidecar is None]
         done = self._porter.carry([self._load_of(task) for task in plain])

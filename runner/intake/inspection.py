@@ -26,6 +26,7 @@ from runner.intake.readiness import (
     Patience,
     Sighting,
     State,
+    Trust,
     Watched,
     decide,
     look,
@@ -120,8 +121,9 @@ class Inspector:
             plain = {} if fixed or folder.documents or folder.companions else self._find_plain(folder, names)
             has_errors = not folder.documents and not folder.is_kept and os.access(folder.error_path, os.F_OK)
             for name in names:
-                finding = fixed or self._inspect_file(fd, folder, name, now, plain.get(name.rpartition("/")[2]))
-                if has_errors and isinstance(finding, Ready) and finding.sidecar is None:
+                glance = plain.get(name.rpartition("/")[2])
+                finding = fixed or self._inspect_file(fd, folder, name, now, glance)
+                if has_errors and glance is None and isinstance(finding, Ready) and finding.sidecar is None:
                     finding = self._read_left(finding, now)
                 yield name, finding
         finally:
@@ -134,12 +136,12 @@ class Inspector:
             self.porter.look_ahead(*_look_of(folder, alike))
 
     def _find_plain(self, folder: Folder, names: list[str]) -> dict[str, Glance]:
-        """Of many files in a directory, those that are whole and have no sidecar, by the last part of their names."""
+        """Of many files in a directory, those that are plain, by the last part of their names."""
         return self.porter.look(*_look_of(folder, names))
 
     def _inspect_file(self, fd: int, folder: Folder, name: str, now: float, glance: Glance | None) -> Finding:
         if glance is not None:
-            return self._judge(fd, Ready(folder, name, glance.seen, is_alone=True, is_new=glance.is_new), now)
+            return self._judge_plain(fd, Ready(folder, name, glance.seen, is_alone=True, is_new=glance.is_new), now)
         base = name.rpartition("/")[2]
         try:
             seen = look(fd, base)
@@ -154,6 +156,11 @@ class Inspector:
         return self._judge(
             fd, Ready(folder, name, seen, companions=tuple(name + end for end in folder.companions)), now
         )
+
+    def _judge_plain(self, fd: int, file: Ready, now: float) -> Finding:
+        if file.folder.settle_seconds is None and self.mounts.trust(file.seen.device) is Trust.LOCAL:
+            return file
+        return self._judge(fd, file, now)
 
     def _judge(self, fd: int, file: Ready, now: float) -> Finding:
         hold = self.holds.find(file.folder.absolute(file.name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import KeyConflict, RunnerError
@@ -57,9 +56,9 @@ class Keeping:
 
     def _hand_in(self, file: Ready, submission: Submission, origin: Origin, private: str, digest: str) -> Task:
         key = key_of(file.folder, file.name, file.seen, digest)
-        arrivals = tuple(replace(one, path=Path(private), mode=Handover.MOVE) for one in origin.inputs)
+        arrivals = tuple(one._replace(path=Path(private), mode=Handover.MOVE) for one in origin.inputs)
         try:
-            return self._submit(submission.model_copy(update={"unique_key": key}), replace(origin, inputs=arrivals))
+            return self._submit(submission.model_copy(update={"unique_key": key}), origin._replace(inputs=arrivals))
         except KeyConflict as conflict:
             # It was taken before, and what is asked for with it has changed since: still it is the same file.
             return self._store.get_task(conflict.task_id)

@@ -106,6 +106,8 @@ def text_of(name: str) -> str:
 
 def shown(name: str) -> str:
     r"""A name for people: one line, composed (NFC), control characters and changes of direction as `\x0a`."""
+    if name.isascii() and name.isprintable():
+        return name
     return _CONTROL.sub(_escape, unicodedata.normalize("NFC", text_of(name)))
 
 

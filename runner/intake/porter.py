@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from runner.errors import CorruptRecord
 from runner.intake.entries import Entries
-from runner.intake.names import is_kept_in_entry, path_of
+from runner.intake.names import ERROR_FOLDER, is_kept_in_entry, path_of
 from runner.intake.readiness import Sighting, Writer, look, open_folder
 from runner.intake.sidecar import partner_of, sidecar_of
 from runner.store import Files, Identity, Layout
@@ -53,7 +53,8 @@ class Place(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """What was seen of a file, and whether the outbox has nothing of its name."""
+    """What was seen of a plain file, and whether the outbox has nothing of its name. Plain is what nobody writes, what
+    has some bytes and no other links, and no parameters, be it beside it or in the error folder."""
 
     seen: Sighting
     is_new: bool
@@ -116,7 +117,7 @@ class Porter:
             self._try(self._servant.receive)
 
     def look(self, place: Place, names: Sequence[str]) -> dict[str, Glance]:
-        """Those of the files in a directory that nobody writes and that have no sidecar."""
+        """Those of the files in a directory that are plain."""
         self._collect()
         seen = self._seen.pop(place, {}) if time.monotonic() - self._looked_at < STALE_SECONDS else {}
         unseen = [name for name in names if name not in seen]
@@ -211,25 +212,39 @@ def _look(layout: Layout, names: Sequence[str], place: Place) -> dict[str, tuple
         fd = open_folder(place.folder, place.below)
     except OSError:
         return {}
+    beside = [fd, *_open_error_folder(place)]
     try:
-        found = ((name, _find_plain(fd, name)) for name in names)
+        found = ((name, _find_plain(beside, name)) for name in names)
         return {name: (_is_new(layout, place, name), *seen[:-1]) for name, seen in found if seen is not None}
     finally:
-        os.close(fd)
+        for directory in beside:
+            os.close(directory)
+
+
+def _open_error_folder(place: Place) -> list[int]:
+    with suppress(OSError):
+        return [open_folder(place.folder, f"{ERROR_FOLDER}/{place.below}" if place.below else ERROR_FOLDER)]
+    return []
 
 
 def _is_new(layout: Layout, place: Place, name: str) -> bool:
     return is_kept_in_entry(name) and not os.path.lexists(f"{layout.data}/{place.entries}{name}")
 
 
-def _find_plain(fd: int, name: str) -> Sighting | None:
-    """What is seen of a file that nobody writes, that is no sidecar and has none."""
+def _find_plain(beside: Sequence[int], name: str) -> Sighting | None:
+    """What is seen of a file in the first of some directories, if it is plain, and no sidecar: none has one for it."""
+    if partner_of(name) is not None:
+        return None
     with suppress(OSError):
-        seen = look(fd, name)
-        is_whole = stat.S_ISREG(seen.mode) and seen.writer is Writer.NONE and partner_of(name) is None
-        if is_whole and not os.access(sidecar_of(name), os.F_OK, dir_fd=fd, follow_symlinks=False):
+        seen = look(beside[0], name)
+        is_whole = stat.S_ISREG(seen.mode) and seen.writer is Writer.NONE and seen.size > 0 and seen.links == 1
+        if is_whole and not any(_is_there(fd, sidecar_of(name)) for fd in beside):
             return seen
     return None
+
+
+def _is_there(fd: int, name: str) -> bool:
+    return os.access(name, os.F_OK, dir_fd=fd, follow_symlinks=False)
 
 
 def _carry(blobs: Blobs, load: Load) -> bool:

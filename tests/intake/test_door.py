@@ -23,7 +23,7 @@ from runner.errors import (
 )
 from runner.intake import door
 from runner.intake.admission import Arrival, Origin, Submission
-from runner.store import Handover, Identity, TaskQuery, Update
+from runner.store import Handover, Identity, TaskQuery, Update, changes
 from runner.task import Chained, Drop, Source, Status, Task, cancel, start
 from tests.intake.conftest import Site
 
@@ -453,6 +453,18 @@ def test_each_dropped_file_is_taken_or_refused_on_its_own(site: Site) -> None:
     assert inbox(site) == ["keep/b"]
     errors = [task_of(answers[number]).error for number in (2, 3)]
     assert [error and error.code for error in errors] == ["input_missing", "input_missing"]
+
+
+def test_a_dropped_file_that_cannot_be_recorded_is_alone_with_that(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though all of them are recorded together."""
+    monkeypatch.setattr(changes, "MAX_BODY", 3000)
+    alike = [origin for _, origin in (dropped(site, name) for name in ("a", "b", "c"))]
+    assert alike[1].drop is not None
+    alike[1] = alike[1]._replace(drop=alike[1].drop.model_copy(update={"name": "b" * 3000}))
+    submission = Submission(type="keep")
+    first, second, third = site.door.take([(submission, origin) for origin in alike])
+    assert isinstance(second, InvalidSubmission)
+    assert (site.gate.released, inbox(site)) == ([task_of(first).id, task_of(third).id], ["keep/b"])
 
 
 def test_a_full_disk_takes_nothing(site: Site) -> None:

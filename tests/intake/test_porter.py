@@ -73,6 +73,14 @@ def test_only_what_is_plain_and_whole_is_seen(busy: Site) -> None:
     assert seen["a.txt"].seen.size == len(b"content")
 
 
+def test_what_asks_for_a_second_look_is_not_plain(busy: Site) -> None:
+    """Without a byte, with another name, or with parameters that were left in the error folder."""
+    for name in ("empty", "linked", "left.txt", "plain.txt", "error/left.txt.json", "error/plain.txt"):
+        busy.drop(f"keep/{name}", "" if name == "empty" else "content")
+    os.link(busy.data / "inbox/keep/linked", busy.root / "other")
+    assert set(busy.porter.look(_place(busy), ["empty", "linked", "left.txt", "plain.txt"])) == {"plain.txt"}
+
+
 def test_what_was_looked_at_ahead_is_not_looked_at_again(busy: Site) -> None:
     """Not even if it is gone meanwhile: that it is the same file is asked when it is taken."""
     path = busy.drop("keep/a.txt")
