@@ -303,7 +303,7 @@ def _renew(task: Task, now: datetime, changes: dict[str, Any]) -> Task:
     changes["updated_at"] = latest
     if changes.get("completed_at") is not None:
         changes["completed_at"] = latest
-    return _copy(task, changes)
+    return _build(Task, {**task.__dict__, **changes}, task.__pydantic_fields_set__)
 
 
 def _move(task: Task, to: Status, change: str, now: datetime, **changes: Any) -> Task:

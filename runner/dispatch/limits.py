@@ -100,7 +100,8 @@ class Limits:
         running = [(lane, count.running) for lane, count in self._counts.items() if count.running]
         self._set(rules)
         for lane, number in running:
-            self._acquire(lane, number)
+            for _ in range(number):
+                self.acquire(lane)
 
     def allow_any(self) -> bool:
         """Whether the limit on all attempts allows one more."""
@@ -120,7 +121,10 @@ class Limits:
 
     def acquire(self, lane: Lane) -> None:
         """One more attempt of the lane runs."""
-        self._acquire(lane, 1)
+        count = self._counts.get(lane) or self._learn(lane)
+        count.running += 1
+        for gauge in count.gauges:
+            gauge.running += 1
 
     def release(self, lane: Lane) -> tuple[Limit, ...]:
         """One attempt fewer runs; returns the limits that counted it."""
@@ -135,12 +139,6 @@ class Limits:
         self._all = _Gauge(GLOBAL, rules.global_)
         self._gauges = {GLOBAL: self._all}
         self._counts: dict[Lane, _Count] = {}
-
-    def _acquire(self, lane: Lane, number: int) -> None:
-        count = self._counts.get(lane) or self._learn(lane)
-        count.running += number
-        for gauge in count.gauges:
-            gauge.running += number
 
     def _learn(self, lane: Lane) -> _Count:
         if len(self._counts) >= self._many:

@@ -21,8 +21,9 @@ class Retries:
 
     def note(self, transitions: Iterable[Transition]) -> None:
         """Tasks have changed."""
-        for transition in transitions:
-            self._take_note(transition.task)
+        for _, task, _ in transitions:
+            if self._queues or task.status is Status.PENDING:
+                self._take_note(task)
 
     def count_of_queue(self, queue: str) -> int:
         """How many of them are a queue's."""

@@ -12,7 +12,7 @@ from runner.handlers import Handler
 from runner.task import FileState, Outcome, Progress, Task, TaskError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assignment:
     """One attempt to run: `task` is processing and its `attempt` is the number of this one.
 
@@ -42,7 +42,7 @@ class Assignment:
         return Path(self.private).with_suffix(".kept")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ending:
     """How an attempt ended. `result` is plain JSON values; `after_seconds` is what Retry or Snooze asked for;
     `has_outputs` is False only if it is known that there is no `output_dir`."""

@@ -51,7 +51,8 @@ def perform(assignment: Assignment, context: Context) -> Ending:
         return explain(error, context.stopped)
     finally:
         SPEAKER.reset(speaker)
-        end_line(context)
+        if context.printed is not None:
+            end_line(context)
     return complete(result, has_outputs=context.has_outputs)
 
 

@@ -105,7 +105,7 @@ class Change(Protocol):
         """Stages the new version and returns it; raises and stages nothing if that is not allowed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Create:
     """A new task. Raises `KeyTaken` if a task with its user and unique key exists."""
 
@@ -122,7 +122,7 @@ class Create:
         return task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Update:
     """A transition of an existing task, as a pure function of its latest version."""
 
@@ -190,7 +190,7 @@ class Stage:
 
     def get(self, task_id: str) -> Task:
         """The latest version. Raises `NotFound`."""
-        task = self._find(task_id)
+        task = self._find(task_id) if task_id in self.documents else self._below.find(task_id)
         if task is None:
             raise NotFound("task", task_id)
         return task

@@ -110,7 +110,10 @@ class _Batch(NamedTuple):
 
     def apply(self, groups: Iterable[Group]) -> None:
         """Stages what they change, each group on its own."""
-        self.answers.extend((group.done, *apply(self.stage, group.changes)) for group in groups)
+        stage, answers = self.stage, self.answers
+        for changes, done in groups:
+            tasks, refusal = apply(stage, changes)
+            answers.append((done, tasks, refusal))
 
 
 class Committer:

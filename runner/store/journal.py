@@ -62,8 +62,11 @@ class Segment:
 
 def encode(seq: int, kind: Kind, body: bytes) -> bytes:
     """One record's bytes."""
-    signed = _SIGNED.pack(seq, kind)
-    return _HEADER.pack(len(body), zlib.crc32(body, zlib.crc32(signed)), seq, kind) + body
+    return _head(seq, kind, body) + body
+
+
+def _head(seq: int, kind: Kind, body: bytes) -> bytes:
+    return _HEADER.pack(len(body), zlib.crc32(body, zlib.crc32(_SIGNED.pack(seq, kind))), seq, kind)
 
 
 def decode(data: bytes) -> Iterator[tuple[int, Entry]]:
@@ -123,10 +126,10 @@ class Journal:
     def append(self, records: Iterable[tuple[Kind, bytes]]) -> None:
         """Writes the records, in order, in one go; not yet synced."""
         seq = self.seq
-        parts = []
+        parts: list[bytes] = []
         for kind, body in records:
             seq += 1
-            parts.append(encode(seq, kind, body))
+            parts += (_head(seq, kind, body), body)
         data = b"".join(parts)
         self._good = (self.seq, self.size)
         self._files.write_all(self._fd, data)

@@ -442,7 +442,10 @@ class Store:
 
     def _find_live(self, task_id: str) -> Task | None:
         live = self._live.get(task_id)
-        return None if live is None else self._with_progress(live if isinstance(live, Task) else from_json(live))
+        if live is None:
+            return None
+        task = live if isinstance(live, Task) else from_json(live)
+        return self._with_progress(task) if task_id in self._progress else task
 
     def _seems_vanished(self, task_id: str) -> bool:
         if task_id not in self._live or self.writer.holds(task_id) or not os.path.isdir(self.layout.tasks):
