@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from runner.config import LimitsConfig
 from runner.errors import InvalidSubmission, LimitReached, Problem, RunnerError, TypeMismatch, UnknownHandler
 from runner.handlers import Handler
 from runner.handlers.media import HEAD_BYTES
+from runner.ids import Ids
 from runner.intake.quota import Quota
 from runner.store import Handover, Layout
 from runner.task import Chained, Drop, Source, Status, Task, make
@@ -32,7 +32,6 @@ MAX_PRIORITY: Final = 1_000_000
 MAX_WAIT_SECONDS: Final = 100 * 365 * 86_400.0
 """Nobody can ask for a longer one: its end must still be a date."""
 MAX_NAME_BYTES: Final = 200
-IDS_AT_ONCE: Final = 64
 _SAFE: Final = re.compile(r"[0-9A-Za-z_-]([0-9A-Za-z_. -]{0,98}[0-9A-Za-z_-])?")
 """Names of which `safe_name` makes nothing else."""
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -156,7 +155,7 @@ class Admission:
         self._load = load
         self._check_metadata = check_metadata
         self._quota = quota
-        self._ids: deque[str] = deque()
+        self._ids = Ids()
 
     def change(self, limits: LimitsConfig, queues: Mapping[str, object]) -> None:
         """Other limits and queues from now on."""
@@ -221,7 +220,7 @@ class Admission:
 
     def _fill(self, fields: dict[str, Any], submission: Submission, origin: Origin, handler: Handler) -> Admitted:
         """The task with its id and files; `fields` has the rest."""
-        task_id = origin.task_id or self._next_id()
+        task_id = origin.task_id or self._ids.next()
         arrivals = tuple(map(_measured, origin.inputs))
         if arrivals or not submission.draft:
             check_files(handler, arrivals)
@@ -229,14 +228,6 @@ class Admission:
         if arrivals:
             fields |= _files(origin.user_id, task_id, arrivals)
         return Admitted(make(fields), arrivals)
-
-    def _next_id(self) -> str:
-        """Drawn many at a time: each call of the system gives up the interpreter, and takes as long as all the rest."""
-        while True:
-            try:
-                return self._ids.popleft()
-            except IndexError:
-                self._ids.extend(_new_ids(IDS_AT_ONCE))
 
     def _check(self, submission: Submission, origin: Origin, handler: Handler, now: datetime) -> None:
         problems: list[Problem] = []
@@ -293,15 +284,6 @@ class Admission:
             return
         if self._load.pending_of(user_id) + ahead >= limits.max_pending_per_user:
             raise LimitReached(f"{limits.max_pending_per_user} of your tasks wait already; try again later")
-
-
-def _new_ids(count: int) -> Iterator[str]:
-    """Random UUIDs (RFC 9562, version 4), as text at a quarter of what `uuid.uuid4` takes."""
-    random = os.urandom(16 * count).hex()
-    for start in range(0, len(random), 32):
-        digits = random[start : start + 32]
-        variant = "89ab"[int(digits[16], 16) & 3]
-        yield f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def safe_name(name: str) -> str:

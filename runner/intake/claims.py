@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.errors import InvalidSubmission, Problem
+from runner.ids import Ids
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.intake.folders import Folder
 from runner.intake.inspection import Ready
@@ -21,22 +22,7 @@ from runner.store import Handover
 from runner.task import Drop, Source, make_drop
 
 MAX_DOCUMENT_INPUTS = 1000
-IDS_AT_ONCE = 256
 _NO_PAYLOAD: dict[str, Any] = {}
-
-
-class Ids:
-    """Gives out task ids, UUIDs of version 4. One system call makes as many as a batch needs. One thread."""
-
-    def __init__(self) -> None:
-        self._made: list[str] = []
-
-    def next(self) -> str:
-        """A new one."""
-        if not self._made:
-            digits = os.urandom(16 * IDS_AT_ONCE).hex()
-            self._made = [_uuid4(digits[at : at + 32]) for at in range(0, len(digits), 32)]
-        return self._made.pop()
 
 
 class Claims:
@@ -134,9 +120,3 @@ def _problems(error: ValidationError) -> tuple[Problem, ...]:
     return tuple(
         Problem("".join(f"/{part}" for part in fault["loc"]), fault["msg"]) for fault in error.errors(include_url=False)
     )
-
-
-def _uuid4(digits: str) -> str:
-    """32 random hexadecimal digits as RFC 9562 writes a UUID of version 4: six of the bits are not random."""
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 
 from runner.errors import KeyConflict
+from runner.ids import Ids
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.intake.names import path_of, text_of
 from runner.store.blobs import Handover
@@ -77,6 +78,7 @@ class SubmissionReader:
 
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
+        self._ids = Ids()
 
     def read(self, body: Any, caller: Caller, key: str | None = None) -> tuple[Submission, Origin]:
         """What a body says, and where it came from. `key`: the unique key that the request's head says.
@@ -122,7 +124,7 @@ class SubmissionReader:
                 raise invalid("/unique_key", "is not what the header Idempotency-Key says; give one of them")
             body = {**body, "unique_key": key}
         origin = Origin(
-            source=caller.source, user_id=caller.user_id, inputs=arrivals, batch_id=batch_id, task_id=str(uuid.uuid4())
+            source=caller.source, user_id=caller.user_id, inputs=arrivals, batch_id=batch_id, task_id=self._ids.next()
         )
         return Submission.model_validate(body), origin
 
