@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from socket import socket
 from typing import Final
@@ -58,12 +58,12 @@ class ByPort:
         self._otherwise = otherwise
         self._by_port = by_port
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Passes it on."""
         # The port of the socket, as the system says it: the client's Host header has no say in this.
         server = scope.get("server")
         app = self._by_port.get(server[1], self._otherwise) if server is not None else self._otherwise
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 class Directory:

@@ -153,8 +153,10 @@ class Writer:
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
         """Blocks while the files are too far behind; False if those of tasks that have ended still are at the end."""
-        self._calm.wait(min(timeout_seconds, CROWDED_SECONDS))
-        return self._room.wait(timeout_seconds)
+        # Asked twice for each submission, and nearly always true: `wait` takes a lock even then.
+        if not self._calm.is_set():
+            self._calm.wait(min(timeout_seconds, CROWDED_SECONDS))
+        return self._room.is_set() or self._room.wait(timeout_seconds)
 
     @property
     def backlog(self) -> int:

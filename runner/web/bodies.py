@@ -14,10 +14,15 @@ LARGE_BYTES: Final = 64 * 1024
 DISCARD_BYTES: Final = 16 << 20
 
 
+def media_type_of(request: Request) -> str:
+    """What the body is said to be, without parameters; empty where nothing is said."""
+    said: str = request.headers.get("content-type", "")
+    return said.partition(";")[0].strip().lower()
+
+
 async def read_json(request: Request, max_bytes: int) -> Any:
     """The JSON value that a request must carry. Raises `HttpProblem` 400, 413 or 415."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if media_type_of(request) != "application/json":
         raise HttpProblem(415, "unsupported_media_type", "send JSON, with Content-Type: application/json")
     body = await read_body(request, max_bytes)
     # A large one takes some hundredths of a second, in which the loop could answer many others.

@@ -10,11 +10,11 @@ RFC 6454, where a browser sends none).
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
+from functools import lru_cache
 from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runner.config import HttpConfig
+from runner.ids import Digits
 from runner.task import Source
 from runner.web.heads import Head
 from runner.web.problems import EXPECTED, Envelope, HttpProblem, answer, answer_to
@@ -162,15 +163,18 @@ class Door:
         self._turnstile = turnstile
         self._register = register
         self._manners_of = manners_of
+        self._digits = Digits(16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or passes it on."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        head, answered = Head(scope), _Answered(send)
+        head = Head(scope)
+        given = head.get("x-request-id")
+        answered = _Answered(send, given if given and _REQUEST_ID.fullmatch(given) else self._digits.next())
         scope["head"] = head
-        scope["request_id"] = answered.request_id = _request_id(head)
+        scope["request_id"] = answered.request_id
         began = time.perf_counter()
         try:
             await self._pass(scope, head, receive, answered)
@@ -269,11 +273,11 @@ def find_fault(
     if "transfer-encoding" in headers and "content-length" in headers:
         # RFC 9112 6.3: servers that take one and proxies that take the other see different requests.
         return HttpProblem(400, "ambiguous_length", "both Content-Length and Transfer-Encoding are given")
-    host = headers.get("host", "")
     if host_name(headers) not in hosts:
         return HttpProblem(400, "invalid_host", "this host name is not served here; see http.allowed_hosts")
-    may_cross = scope.get("method") in SAFE_METHODS or headers.get("origin", "").lower() in origins
-    if not may_cross and is_cross_site(headers, own_origin(scope, host)):
+    if scope.get("method") in SAFE_METHODS or (origins and headers.get("origin", "").lower() in origins):
+        return None
+    if is_cross_site(scope, headers):
         return HttpProblem(403, "cross_site_request", "another site's page must not change anything here")
     return None
 
@@ -285,34 +289,36 @@ def header_bytes(scope: Scope) -> int:
     return target + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)
 
 
-def is_cross_site(headers: Headers, own_origin: str) -> bool:
+def is_cross_site(scope: Scope, headers: Headers) -> bool:
     """Whether a page of another origin makes this request. Programs that are no browsers send neither header."""
     fetch_site = headers.get("sec-fetch-site")
     if fetch_site is not None:
         return fetch_site not in ("same-origin", "none")
-    return headers.get("origin", own_origin).lower() != own_origin.lower()
+    origin = headers.get("origin")
+    return origin is not None and origin.lower() != own_origin(scope, headers).lower()
 
 
-def own_origin(scope: Scope, host: str) -> str:
+def own_origin(scope: Scope, headers: Headers) -> str:
     """The origin of our own pages. A page opens its WebSockets from http or https (RFC 6455, 10.2)."""
     scheme: str = scope["scheme"]
+    host = headers.get("host", "")
     return f"{scheme.replace('ws', 'http', 1) if scheme.startswith('ws') else scheme}://{host}"
 
 
 def host_name(headers: Headers) -> str | None:
     """The name by which we are called, without its port; None for what is no name."""
-    match = _HOST.fullmatch(headers.get("host", "").lower())
+    return _name_in(headers.get("host", ""))
+
+
+@lru_cache(maxsize=64)
+def _name_in(host: str) -> str | None:
+    match = _HOST.fullmatch(host.lower())
     return match and (match[1] or match[2])
 
 
 def _lacks_origin(caller: Caller, headers: Headers) -> bool:
     """Whether a WebSocket is opened by a cookie and not, so it seems, by a browser."""
     return not caller.is_admin and "origin" not in headers and "authorization" not in headers
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def _foreign_origin(manners: Manners, headers: Headers) -> str | None:
@@ -340,9 +346,9 @@ class _Answered:
 
     __slots__ = ("_send", "origin", "request_id", "set_cookies", "status")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
-        self.request_id = ""
+        self.request_id = request_id
         self.set_cookies: tuple[str, ...] = ()
         self.origin: str | None = None
         self.status: int | None = None
@@ -352,13 +358,14 @@ class _Answered:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message.setdefault("headers", [])
-            said = {name for name, _ in headers}
-            headers.append((b"x-request-id", self.request_id.encode()))
-            if said.isdisjoint(_DEFAULT_NAMES):
-                headers.extend(DEFAULT_HEADERS)
+            if _DEFAULT_NAMES.isdisjoint([name for name, _ in headers]):
+                headers += DEFAULT_HEADERS
             else:
-                headers.extend(default for default in DEFAULT_HEADERS if default[0] not in said)
-            headers.extend((b"set-cookie", cookie.encode()) for cookie in self.set_cookies)
+                said = {name for name, _ in headers}
+                headers += [default for default in DEFAULT_HEADERS if default[0] not in said]
+            headers.append((b"x-request-id", self.request_id.encode()))
+            if self.set_cookies:
+                headers += [(b"set-cookie", cookie.encode()) for cookie in self.set_cookies]
             if self.origin is not None:
                 headers.extend(_cors_headers(self.origin))
         elif message["type"] == "websocket.accept":

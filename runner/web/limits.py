@@ -126,9 +126,9 @@ class StreamLimit(OpenLimit):
         what = "{} streams are open already; close one, or watch several tasks in one"
         super().__init__(per_user, exempt_users, "too_many_streams", what)
 
-    def counted(self, caller: Caller, response: Response) -> Response:
-        """An answer that counts while it is sent, if it is a stream of events; others stay as they are."""
-        return _Held(self, caller, response) if response.media_type == "text/event-stream" else response
+    def counted(self, caller: Caller, stream: Response) -> Response:
+        """An answer that counts while it is sent."""
+        return _Held(self, caller, stream)
 
 
 class DraftLimit:

@@ -15,6 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from runner.web.bodies import media_type_of
 from runner.web.door import caller_of
 from runner.web.incoming import WRITE_BYTES, Incoming, UploadSpace
 from runner.web.problems import HttpProblem
@@ -53,7 +54,7 @@ class _Part:
 
 def is_form(request: Request) -> bool:
     """Whether the body is a form with parts."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == MEDIA_TYPE
+    return media_type_of(request) == MEDIA_TYPE
 
 
 @asynccontextmanager

@@ -18,16 +18,22 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 class Routes(Router):
     """ASGI: which path is which endpoint. What an endpoint raises is for the door to answer, and so is a path that
-    there is not."""
+    there is not. One without parameters is found at once; for others the routes are looked through in turn."""
 
     def __init__(self, routes: Sequence[BaseRoute], streams: StreamLimit) -> None:
         super().__init__(routes, redirect_slashes=False)
         self.streams = streams
+        fixed = [route for route in routes if isinstance(route, Route) and not route.param_convertors]
+        self._fixed = {(route.path, method): route for route in reversed(fixed) for method in route.methods or ()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """Passes a request on. Raises `HTTPException` 404 and 405, and whatever the endpoint does."""
         scope["app"] = self
-        await self.app(scope, receive, send)
+        route = self._fixed.get((scope["path"], scope.get("method", "")))
+        if route is None:
+            return self.app(scope, receive, send)
+        scope["route"], scope["path_params"] = route, {}
+        return route.app(scope, receive, send)
 
 
 class Asked(Request):
@@ -51,7 +57,9 @@ class _Endpoints:
         # HEAD is GET, unless it is said otherwise.
         endpoint = self._endpoints.get(scope["method"]) or self._endpoints["GET"]
         response = await endpoint(request)
-        await streams_of(scope).counted(caller_of(request), response)(scope, receive, send)
+        if response.media_type == "text/event-stream":
+            response = streams_of(scope).counted(caller_of(request), response)
+        await response(scope, receive, send)
 
 
 def route(path: str, **endpoints: Endpoint) -> Route:

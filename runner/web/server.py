@@ -61,6 +61,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 Writing(app),
+                interface="asgi3",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -80,7 +80,9 @@ class TaskEndpoints:
             submission, origin = await in_thread(self._reader.read, body, caller, key)
         else:
             submission, origin = self._reader.read(body, caller, key)
-        async with self._drafts.room(caller, submission.draft):
+        if not submission.draft:
+            return await self._submit(submission, origin, body)
+        async with self._drafts.room(caller, 1):
             return await self._submit(submission, origin, body)
 
     async def submit_many(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ than that (`Conversation`). A third of the time that a short request takes (meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final, NamedTuple
 
 import h11
@@ -21,6 +21,7 @@ FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encodin
 Field = tuple[bytes, bytes]
 
 _STATUS_LINES: Final = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in STATUS_PHRASES.items()}
+_END: Final = (b"", b"")
 _BODILESS: Final = frozenset({*range(200), 204, 304})
 
 
@@ -50,16 +51,15 @@ class _Head(NamedTuple):
     @property
     def has_length(self) -> bool:
         """Whether it says how long the body is."""
-        return any(name == b"content-length" for name, _ in self.framing)
+        return b"content-length" in [name for name, _ in self.framing]
 
     def is_all_of(self, body: bytes) -> bool:
         """Whether a body of this length is what it says, and all that it says to h11."""
         return self.framing == [(b"content-length", b"%d" % len(body))] and self.status not in _BODILESS
 
-    def written(self) -> bytes:
-        """As it is sent."""
-        fields = b"".join([b"%b: %b\r\n" % field for field in self.framing])
-        return b"%b%b%b" % (_STATUS_LINES[self.status], fields, self.others)
+    def before(self, body: bytes) -> bytes:
+        """As it is written before that body."""
+        return b"%bcontent-length: %d\r\n%b" % (_STATUS_LINES[self.status], len(body), self.others)
 
 
 class Writing:
@@ -68,11 +68,11 @@ class Writing:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Passes it on."""
         # uvicorn has no other way to its part of a request than the method that it gives to the app.
         cycle = getattr(send, "__self__", None)
-        await self._app(scope, receive, Answer(cycle).send if isinstance(cycle, RequestResponseCycle) else send)
+        return self._app(scope, receive, Answer(cycle).send if isinstance(cycle, RequestResponseCycle) else send)
 
 
 class Answer:
@@ -122,7 +122,7 @@ class Answer:
         shown = b"" if self._cycle.scope["method"] == "HEAD" else body
         if head is not None:
             if not more and head.is_all_of(body) and _is_passed_over(self._cycle.conn):
-                self._end(head.written() + shown)
+                self._end(head.before(body) + shown)
                 return
             self._open(head)
         data = self._cycle.conn.send(h11.Data(data=shown))
@@ -156,9 +156,15 @@ def _sorted(headers: Iterable[Field]) -> tuple[list[Field], bytes]:
 
     Raises `ValueError` where a value would begin another line: what a client said must never do so.
     """
-    framing = [header for header in headers if header[0] in FRAMING]
-    others = [b"%b: %b\r\n" % header for header in headers if header[0] not in FRAMING]
-    written = b"".join(others)
-    if written.count(b"\n") != len(others) or written.count(b"\r") != len(others) or b"\0" in written:
+    framing, lines = [], []
+    for field in headers:
+        if field[0] in FRAMING:
+            framing.append(field)
+        else:
+            lines.append(b": ".join(field))
+    lines += _END
+    written = b"\r\n".join(lines)
+    ends = len(lines) - 1
+    if written.count(b"\n") != ends or written.count(b"\r") != ends or b"\0" in written:
         raise ValueError("a field of an answer's head holds the end of a line")
-    return framing, written + b"\r\n"
+    return framing, written
