@@ -61,7 +61,7 @@ class State(Protocol):
 
 
 class Unpublished:
-    """What has been appended and is not published yet, on top of what is. The committer's thread only."""
+    """What has been appended and is not published yet, on top of what is. The committer's thread, but for `has`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -82,6 +82,10 @@ class Unpublished:
             return self.find(task_id)
         holder = self._state.find_key(user_id, key)
         return None if holder is None else self.find(holder.id)
+
+    def has(self, task_id: str) -> bool:
+        """Whether a version of the task waits to be published. From any thread."""
+        return isinstance(self._documents.get(task_id), Version)
 
     def add(self, stage: Stage) -> None:
         """A batch was appended."""

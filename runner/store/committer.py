@@ -174,6 +174,10 @@ class Committer:
             self._will_look = True
             self._calls.put(SOON_SECONDS)
 
+    def has_unpublished(self, task_id: str) -> bool:
+        """Whether a version of the task is written that nobody sees yet; its attempt may run already."""
+        return self._unpublished.has(task_id)
+
     def rotate(self) -> int:
         """Seals the segment, if there is anything in it, once all that it says is published; returns the number of the
         newest sealed one. Blocks. Raises `OSError`, and the segment goes on; `ShuttingDown` after `stop`."""

@@ -229,7 +229,9 @@ class Store:
     def is_gone(self, task_id: str) -> bool:
         """Whether there is no such task; False while the disk does not say."""
         try:
-            return task_id not in self._live and self.find(task_id) is None
+            if task_id in self._live or self.committer.has_unpublished(task_id):
+                return False
+            return self.find(task_id) is None
         except Degraded:
             return False
 

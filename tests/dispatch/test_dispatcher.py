@@ -169,6 +169,18 @@ def test_a_task_that_finds_a_slot_runs_before_its_creation_is_synced(rig: Rig) -
     assert rig.until(task).status is Status.COMPLETED
 
 
+def test_what_a_task_says_before_its_creation_is_synced_stays(rig: Rig) -> None:
+    """Nobody sees the task yet, but it is not one that was removed, whose log goes."""
+    gate = rig.gate()
+    origin = Origin(Source.CLI, task_id="early")
+    with syncs_held(rig):
+        rig.it.submit_soon(Submission(type="stubborn", payload={"gate": gate}), origin, lambda tasks, error: None)
+        gate_of(gate).await_entered()
+        assert rig.it.store.find("early") is None
+        assert not rig.it.store.is_gone("early")
+    gate_of(gate).open()
+
+
 def test_a_task_that_runs_and_cannot_be_kept_is_told_to_stop(rig: Rig) -> None:
     """The disk fails while it is synced: its slot becomes free, and whoever handed it in hears that it is not there."""
     gate, answers = rig.gate(), SimpleQueue[Any]()
