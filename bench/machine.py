@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Final
 
 QUIET = 0.4
 """The load average above which figures say more about the neighbours than about the runner."""
@@ -24,6 +25,25 @@ def find_disturbance() -> str | None:
     if load <= QUIET:
         return None
     return f"the machine is busy (load {load:.1f}, in part by this benchmark): trust ratios, not figures"
+
+
+def stolen_percent() -> float:
+    """What part of the processors' time the host of a guest has given to others since this process began to look: while
+    they would have worked here. 0 where that is not known."""
+    spent = [now - before for now, before in zip(_ticks(), _TICKS_BEFORE, strict=True)]
+    return round(100 * spent[_STEAL] / max(1, sum(spent)), 1) if spent else 0.0
+
+
+def _ticks() -> list[int]:
+    """proc(5): user, nice, system, idle, iowait, irq, softirq, steal."""
+    try:
+        return [int(number) for number in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    except OSError:
+        return []
+
+
+_STEAL: Final = 7
+_TICKS_BEFORE: Final = _ticks()
 
 
 def resident_mb(pid: int) -> float:

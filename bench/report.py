@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bench.machine import describe_machine, find_disturbance
+from bench.machine import describe_machine, find_disturbance, stolen_percent
 from bench.workspace import Place
 
 Row = tuple[str, ...]
@@ -35,8 +35,11 @@ def print_report(report: Report, place: Place) -> None:
     print(describe_machine(place.directory))
     if (disturbance := find_disturbance()) is not None:
         print(disturbance)
+    if stolen := stolen_percent():
+        print(f"{stolen:g} % of the processors' time went to others on the same host")
     print_rows(report.rows)
-    print(json.dumps({"benchmark": report.benchmark, **report.settings, **report.figures}), flush=True)
+    document = {"benchmark": report.benchmark, **report.settings, **report.figures, "stolen_percent": stolen}
+    print(json.dumps(document), flush=True)
 
 
 def print_rows(rows: Sequence[Row]) -> None:

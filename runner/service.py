@@ -44,6 +44,7 @@ from runner.store import Durability, Files, Remove, Store, StoreOptions, TaskPag
 from runner.store.access import check_access
 from runner.store.checkpoint import CheckpointRule
 from runner.store.committer import Done
+from runner.store.files import share_one_arena
 from runner.store.owner import Owner
 from runner.store.recovery import Recovered
 from runner.store.space import Floors
@@ -189,6 +190,8 @@ class Service:
         With `announce` it waits for another owner to end, after telling it of that one; without, it raises
         `OwnerExists`. `progress` is told what takes long. Raises `FormatError`, `UnsafeAccess`.
         """
+        if self._role is Role.SERVE:
+            share_one_arena()  # this process is here to serve
         if not self.config.storage.allow_shared:
             check_access(self.store.layout)
         if not self.config.storage.allow_network:

@@ -21,6 +21,8 @@ from runner.errors import CorruptRecord
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 HAS_SYNCFS: Final = hasattr(_libc, "syncfs")
+_M_ARENA_MAX: Final = -8
+"""The option's number in glibc's `malloc.h`."""
 _LINK_OR_SOCKET: Final = frozenset({errno.ELOOP, errno.ENXIO})
 
 
@@ -28,6 +30,14 @@ def give_back_memory() -> None:
     """Freed memory that the C library keeps goes back to the system, where the library can do that (glibc)."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def share_one_arena() -> None:
+    """All threads get their memory from one place, where the C library would give each its own (glibc). Only one of
+    them runs Python at a time; what one takes and another gives back fills those places up: a quarter more memory for
+    the same tasks, and a system call for every one of them (measured). Before there are threads."""
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(_M_ARENA_MAX, 1)
 
 
 class Files:
