@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,20 +49,26 @@ class Entries:
         self._name = name
         self._temporary = f"{layout.tmp}/.{name}-file"
 
-    def publish(self, task: Task, entry: str, body: bytes | None = None) -> None:
-        """The entry says how the task stands; `body`: what its file says, if that is known. Done again it changes
-        nothing. Raises `OSError`."""
-        path = self._layout.absolute(entry)
-        if not os.path.lexists(path):
-            self._make(task, path, body or to_pretty_json(task))
+    def publish(self, task: Task, entry: str) -> None:
+        """The entry says how the task stands. Done again it changes nothing. Raises `OSError`."""
+        body, outputs = to_pretty_json(task), task.output_files if task.status is Status.COMPLETED else ()
+        if self.add(task.id, entry, body, outputs):
             return
-        path = self._find(task, path)
+        path = self._find(task, self._layout.absolute(entry))
         found = read_task(path)
         if found is None:
-            self._make(task, path, to_pretty_json(task))
+            self._make(task.id, path, body, outputs)
         elif found.version < task.version or not task.is_terminal:
-            self._fill(task, path)
-            self._files.replace(f"{path}/{TASK_FILE}", to_pretty_json(task), self._temporary)
+            self._fill(task.id, path, outputs)
+            self._files.replace(f"{path}/{TASK_FILE}", body, self._temporary)
+
+    def add(self, task_id: str, entry: str, body: bytes, outputs: Iterable[str]) -> bool:
+        """Makes the entry, with `body` as its task file, unless something has its name. Raises `OSError`."""
+        path = self._layout.absolute(entry)
+        if os.path.lexists(path):
+            return False
+        self._make(task_id, path, body, outputs)
+        return True
 
     def note(self, entry: str, name: str, text: str) -> None:
         """One more file for people in an entry that is there. Raises `OSError`."""
@@ -81,10 +87,10 @@ class Entries:
             number += 1
         return candidate
 
-    def _make(self, task: Task, path: str, body: bytes) -> None:
-        private = f"{self._layout.tmp}/{self._name}.{task.id}"
+    def _make(self, task_id: str, path: str, body: bytes, outputs: Iterable[str]) -> None:
+        private = f"{self._layout.tmp}/{self._name}.{task_id}"
         self._make_private(private)
-        self._fill(task, private)
+        self._fill(task_id, private, outputs)
         self._write(f"{private}/{TASK_FILE}", body)
         try:
             self._files.rename(private, path)
@@ -107,13 +113,12 @@ class Entries:
         finally:
             self._files.close(fd)
 
-    def _fill(self, task: Task, path: str) -> None:
-        if os.path.exists(self._layout.log(task.id)):
-            text = "".join(log_line(event) for event in self._logs.read(task.id))
+    def _fill(self, task_id: str, path: str, outputs: Iterable[str]) -> None:
+        if os.path.exists(self._layout.log(task_id)):
+            text = "".join(log_line(event) for event in self._logs.read(task_id))
             self._files.replace(f"{path}/{LOG_FILE}", text.encode(), self._temporary)
-        if task.status is Status.COMPLETED:
-            for output in task.output_files:
-                self._place(output, path)
+        for output in outputs:
+            self._place(output, path)
 
     def _place(self, output: str, path: str) -> None:
         below = output.split("/", 3)[-1]

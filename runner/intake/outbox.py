@@ -37,9 +37,10 @@ LIVE_AFTER_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 5.0
 MAX_BATCH: Final = 1024
 WAY_SECONDS: Final = 0.5
-"""For so long after a large batch of files, in case another follows, entries are written a few at a time."""
+"""For so long after a large batch of files, in case another follows, entries are written now and then only."""
 FEW: Final = 256
-FEW_SECONDS: Final = 0.25
+"""So many of them at a time by this process, whose system calls would be in the way."""
+FEW_SECONDS: Final = 0.1
 MAX_REMEMBERED: Final = 4096
 """So many ended tasks are kept until their entries are written; of more only the ids, and they are read again."""
 MAX_BEHIND: Final = 50_000
@@ -119,7 +120,8 @@ class Outbox:
     """Writes entries in a thread of its own. `hear` is told of transitions and only queues them.
 
     Its system calls compete with those by which files are taken. So while many are (`make_way`) it writes only a few
-    entries now and then, and the rest when that is over: what waits to become a task comes first.
+    entries now and then, until the porter does that, and the rest when it is over: what waits to become a task comes
+    first.
     """
 
     def __init__(
@@ -171,7 +173,8 @@ class Outbox:
 
     def hear(self, transitions: Iterable[Transition]) -> None:
         """Tasks reached new versions. The committer's thread; quick."""
-        news = [transition for transition in transitions if transition.task.drop is not None]
+        # What has just come waits, and has no entry yet.
+        news = [it for it in transitions if it.task.drop is not None and it.before is not None]
         if news:
             self._news.put(news)
 
@@ -277,7 +280,7 @@ class Outbox:
 
     def _take_ended(self, now: float) -> dict[str, Task | None]:
         """Those whose entries are to be written now, the first to end first."""
-        count = FEW if self._makes_way(now) else MAX_BATCH
+        count = FEW if self._makes_way(now) and not self._porter.is_up else MAX_BATCH
         return {task_id: self._ended.pop(task_id) for task_id in list(islice(self._ended, count))}
 
     def _find_all(self, wanted: Mapping[str, Task | None]) -> list[Task]:
@@ -374,6 +377,8 @@ class Outbox:
 
     def _dispose(self, task_id: str, user_id: str, path: str) -> None:
         """What a completed task was made from goes, where its folder is to be so. `path`: where it lay."""
+        if not self._folders.further:
+            return
         folder = self._folders.find_further(self._layout.absolute(path))
         if folder is not None and folder.after is After.DELETE:
             self._store.files.remove_tree(self._layout.upload(user_id, task_id))

@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from runner.errors import CorruptRecord
 from runner.intake.entries import Entries
 from runner.intake.names import ERROR_FOLDER, is_kept_in_entry, path_of
@@ -30,7 +32,7 @@ from runner.store import Files, Identity, Layout
 from runner.store.blobs import Blobs
 from runner.store.committer import Durability
 from runner.store.servant import Servant, serve
-from runner.task import Status, from_json
+from runner.task import Status
 
 MANY: Final = 64
 """So many files at once are worth a message."""
@@ -262,13 +264,13 @@ def _deliver_all(entries: Entries, files: Files, layout: Layout, task_ids: Seque
 
 def _deliver(entries: Entries, files: Files, layout: Layout, task_id: str) -> Delivery | None:
     """What has completed never changes again, so whatever file says so is up to date."""
-    with suppress(OSError, CorruptRecord):
+    with suppress(OSError, CorruptRecord, ValueError, LookupError, TypeError):
         body = files.read(layout.task(task_id))
-        task = from_json(body)
-        if task.status is Status.COMPLETED and task.completed_at is not None and task.drop and task.drop.outbox:
-            entries.publish(task, task.drop.outbox, body)
-            path = path_of(task.drop.path, task.drop.raw)
-            return Delivery(task.completed_at.isoformat(), task.drop.outbox, task.user_id, path)
+        # Read by `orjson` only to see some texts: the entry gets the bytes as they are.
+        task = orjson.loads(body)
+        drop, is_completed = task["drop"], task["status"] == Status.COMPLETED
+        if is_completed and drop["outbox"] and entries.add(task_id, drop["outbox"], body, task["output_files"]):
+            return Delivery(task["completed_at"], drop["outbox"], task["user_id"], path_of(drop["path"], drop["raw"]))
     return None
 
 

@@ -3,13 +3,14 @@
 import os
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from runner.intake import porter as module
 from runner.intake.names import entry_of
-from runner.intake.porter import Delivery, Load, Place, Porter
+from runner.intake.porter import Load, Place, Porter
 from runner.store import Identity
 from runner.task import Status
 from tests.intake.conftest import Site
@@ -124,9 +125,11 @@ def test_only_what_has_completed_is_delivered(busy: Site) -> None:
     assert completed.completed_at is not None
     assert completed.drop is not None
     assert completed.drop.outbox is not None
-    delivery = Delivery(completed.completed_at.isoformat(), completed.drop.outbox, "local", completed.drop.path)
     found = busy.outbox_porter.deliver([completed.id, failed.id, waiting.id, "nothing"])
-    assert found == {completed.id: delivery}
+    assert list(found) == [completed.id]
+    completed_at, *rest = found[completed.id]
+    assert datetime.fromisoformat(completed_at) == completed.completed_at
+    assert rest == [completed.drop.outbox, "local", completed.drop.path]
 
 
 def test_a_porter_that_dies_costs_no_file(busy: Site) -> None:
