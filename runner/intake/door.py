@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 from runner import task as transitions
@@ -47,6 +48,14 @@ class Gate(Protocol):
 
     def let_go(self, task_ids: Iterable[str]) -> None:
         """These tasks were not created after all."""
+
+
+class Haul(NamedTuple):
+    """Dropped files that were handed in. `answers` says of each its task, or why there is none; if they are `moving`
+    still it waits for that. It is to be called once, and before the next are handed in."""
+
+    moving: bool
+    answers: Callable[[], list[Task | RunnerError]]
 
 
 class Door:
@@ -128,21 +137,48 @@ class Door:
 
     def take(self, pairs: Sequence[tuple[Submission, Origin]]) -> list[Task | RunnerError]:
         """Dropped files, each on its own, in one durable commit: recorded first, renamed second, started last."""
+        return self.take_ahead(pairs).answers()
+
+    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]]) -> Haul:
+        """The same, but that the porter may still rename some when this returns; they start when it is asked for the
+        answers."""
         try:
             self._check_room()
         except DiskFull as error:
-            return [error] * len(pairs)
+            refused: list[Task | RunnerError] = [error] * len(pairs)
+            return Haul(False, lambda: refused)
         found = [self._bring_in_document(one) for one in self._admit_each(pairs)]
         admitted = {one.task.id: one for one in found if isinstance(one, Admitted)}
         self._gate.hold(admitted)
         answers = self._record_all(list(admitted.values()))
         recorded = [one.task for task_id, one in admitted.items() if answers[task_id] is one.task]
-        carried = self._carry(recorded)
-        for task in recorded:
-            if task.id not in carried:
-                answers[task.id] = self._rename(task)
-        self._gate.release(task for task in recorded if answers[task.id] is task)
+        carrying = self._carry_ahead(recorded)
+        under_way = {task.id for task in carrying}
+        self._rename_all([task for task in recorded if task.id not in under_way], answers)
+        return Haul(bool(carrying), partial(self._finish, found, carrying, answers))
+
+    def _carry_ahead(self, tasks: Iterable[Task]) -> Sequence[Task]:
+        """Those whose files the porter is giving to them, because so many are to be taken at once."""
+        plain = [task for task in tasks if task.drop is not None and task.drop.sidecar is None]
+        return plain if self._porter.carry_ahead([self._load_of(task) for task in plain]) else ()
+
+    def _finish(
+        self, found: Sequence[Admitted | RunnerError], carrying: Sequence[Task], answers: dict[str, Task | RunnerError]
+    ) -> list[Task | RunnerError]:
+        carried = self._porter.carried() if carrying else ()
+        done = {task.id for task, is_done in zip(carrying, carried, strict=False) if is_done}
+        self._release([task for task in carrying if task.id in done])
+        self._rename_all([task for task in carrying if task.id not in done], answers)
         return [answers[one.task.id] if isinstance(one, Admitted) else one for one in found]
+
+    def _rename_all(self, tasks: Sequence[Task], answers: dict[str, Task | RunnerError]) -> None:
+        for task in tasks:
+            answers[task.id] = self._rename(task)
+        self._release([task for task in tasks if answers[task.id] is task])
+
+    def _release(self, tasks: Sequence[Task]) -> None:
+        if tasks:
+            self._gate.release(tasks)
 
     def take_again(self, live: Iterable[Task]) -> None:
         """Does the renames that a crash prevented. Before anything starts."""
@@ -350,12 +386,6 @@ class Door:
         """It is not recorded; there may be another one instead."""
         self._let_go(admitted)
         return self._take_known(admitted, error.task) if isinstance(error, KeyTaken) else error
-
-    def _carry(self, tasks: Iterable[Task]) -> Set[str]:
-        """The ids of those that have their files, because so many were to be taken at once."""
-        plain = [task for task in tasks if task.drop is not None and task.drop.sidecar is None]
-        done = self._porter.carry([self._load_of(task) for task in plain])
-        return {task.id for task, is_done in zip(plain, done, strict=False) if is_done}
 
     def _load_of(self, task: Task) -> Load:
         drop = task.drop

@@ -19,9 +19,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 from runner.config import InboxConfig
-from runner.errors import RunnerError
 from runner.handlers import Handlers
 from runner.intake.admission import Origin, Submission
+from runner.intake.door import Haul
 from runner.intake.explanation import Explanation, Forecaster, Knowledge, explain, report
 from runner.intake.folders import Folder, Folders
 from runner.intake.holds import Holds
@@ -58,7 +58,7 @@ class Notice:
 class Takes(Protocol):
     """Where files are handed in: many that move, each on its own, and one that was copied."""
 
-    def take(self, pairs: Sequence[tuple[Submission, Origin]]) -> Sequence[Task | RunnerError]:
+    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]]) -> Haul:
         """See `taking.Take`."""
 
     def submit(self, submission: Submission, origin: Origin) -> Task:
@@ -97,7 +97,7 @@ class Inbox:
             self.rounds.mounts, self.holds, config.settle_seconds, porter, unfinished=self.rounds.unfinished
         )
         self._porter = porter
-        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, door.take, keeping)
+        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, door.take_ahead, keeping)
         self.watcher = None if config.force_polling is True else self._make_watcher(config)
         self._notices: SimpleQueue[Notice] = SimpleQueue()
         self._thread = threading.Thread(target=self._run_guarded, name="inbox", daemon=True)
@@ -130,6 +130,7 @@ class Inbox:
         """Takes files until `close`; the thread's body."""
         while self._receive(self._seconds_to_wait()):
             self.run_once()
+        self.taking.finish(time.monotonic(), Summary())
 
     def run_once(self) -> Summary:
         """One pass: scans what is due, looks again at what is held, and takes at most one batch."""
@@ -137,9 +138,16 @@ class Inbox:
         found = self._scan(now) if now >= self.rounds.next_due() else 0
         for hold in self.holds.due(now):
             self.lanes.put_first(hold.folder, (hold.name,))
-        summary = self.taking.run_once(self._room(), now) if self._may_take() else Summary()
+        summary = self._take(now)
         summary.found = found + self._look_into_new(now)
         self._porter.rest()
+        return summary
+
+    def _take(self, now: float) -> Summary:
+        if self._may_take():
+            return self.taking.run_once(self._room(), now)
+        summary = Summary()
+        self.taking.finish(now, summary)
         return summary
 
     def _run_guarded(self) -> None:
@@ -225,6 +233,8 @@ class Inbox:
         return not self._is_full
 
     def _seconds_to_wait(self) -> float:
+        if self.taking.is_under_way:
+            return 0.0
         now = time.monotonic()
         self.rounds.is_watching = self.watcher is not None and self.watcher.is_watching
         due = [self.rounds.next_due()]

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -98,9 +99,10 @@ class Porter:
         self._wanted = 0
         self._last_wanted = 0.0
         self._is_starting = False
-        self._awaited: Place | None = None
+        self._heed: Callable[[Any], None] | None = None
         self._looked_at = 0.0
         self._seen: dict[Place, dict[str, Any]] = {}
+        self._carried: Sequence[bool] = ()
 
     @property
     def is_up(self) -> bool:
@@ -130,13 +132,18 @@ class Porter:
         """The next `look` will be at these; the process may begin while we do something else."""
         self._seen.clear()
         if self._is_worth_it(len(names)):
-            self._collect()
-            self._awaited, self._looked_at = place, time.monotonic()
-            self._try(lambda: self._servant.send(("look", names, *place)))
+            self._looked_at = time.monotonic()
+            self._begin(partial(self._keep_seen, place), "look", names, *place)
 
-    def carry(self, loads: Sequence[Load]) -> Sequence[bool]:
-        """See `Blobs.take`: which of the files are their task's now; empty if it was not asked."""
-        return self._ask("carry", [tuple(load) for load in loads]) or ()
+    def carry_ahead(self, loads: Sequence[Load]) -> bool:
+        """See `Blobs.take`; the process may be at it while we do something else. False: it was not asked."""
+        self._carried = ()
+        return self._is_worth_it(len(loads)) and self._begin(self._keep_carried, "carry", [*map(tuple, loads)])
+
+    def carried(self) -> Sequence[bool]:
+        """Which of the files of the last `carry_ahead` are their task's now; empty if nobody can say."""
+        self._collect()
+        return self._carried
 
     def deliver(self, task_ids: Sequence[str]) -> dict[str, Delivery]:
         """Puts the results of tasks that have completed into the outbox."""
@@ -160,17 +167,30 @@ class Porter:
         self._collect()
         return self._try(lambda: self._servant.ask((what, items, *rest)))
 
+    def _begin(self, heed: Callable[[Any], None], *request: Any) -> bool:
+        """Asks, and leaves the answer to `heed`, which gets None if there is none."""
+        self._collect()
+        self._heed = heed
+        self._try(lambda: self._servant.send(request))
+        return self._heed is not None
+
     def _collect(self) -> None:
-        """What was looked at ahead is known, and the process free for something else."""
-        if self._awaited is not None:
-            place, self._awaited = self._awaited, None
-            self._seen[place] = self._try(self._servant.receive) or {}
+        """What was begun is done, and the process free for something else."""
+        if self._heed is not None:
+            heed, self._heed = self._heed, None
+            heed(self._try(self._servant.receive))
+
+    def _keep_seen(self, place: Place, seen: dict[str, Any] | None) -> None:
+        self._seen[place] = seen or {}
+
+    def _keep_carried(self, carried: Sequence[bool] | None) -> None:
+        self._carried = carried or ()
 
     def _try(self, step: Callable[[], Any]) -> Any:
         try:
             return step()
         except (EOFError, OSError) as error:
-            self._awaited, self._is_starting = None, False
+            self._heed, self._is_starting = None, False
             _log.warning("the process that handles many files at once has died, or does not start: %r", error)
             return None
 

@@ -10,15 +10,16 @@ import errno
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from runner.errors import InvalidSubmission, KeyConflict, LimitReached, RunnerError, Unavailable, UnknownHandler
 from runner.handlers import Handlers
 from runner.intake.admission import Origin, Submission
 from runner.intake.claims import Claims
+from runner.intake.door import Haul
 from runner.intake.duplicates import Duplicates
 from runner.intake.folders import DONE, SUM, Folder
 from runner.intake.holds import Hold, Why, next_look
@@ -44,8 +45,8 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 REMEMBERED: Final = 10_000
 """So many taken files are remembered by their path, for `why`."""
 
-Take = Callable[[Sequence[tuple[Submission, Origin]]], Sequence[Task | RunnerError]]
-"""Hands in a batch, each on its own, durable when it returns: for each its task, or why there is none."""
+Take = Callable[[Sequence[tuple[Submission, Origin]]], Haul]
+"""Hands in a batch, each on its own, durable when it returns; the files may still be moving then."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +80,19 @@ class Claim:
     drop: tuple[Submission, Origin]
 
 
+class UnderWay(NamedTuple):
+    """Files that were handed in, and may still lie in their folders. `names`: by the path of the folder."""
+
+    claims: Sequence[Claim]
+    haul: Haul
+    names: dict[str, set[str]]
+
+
 class Taking:
-    """From the lanes to `take`. One thread; `pause` and `taken` (path → task id) may be read by any."""
+    """From the lanes to `take`. While files move to their tasks, the next ones are looked at.
+
+    One thread; `pause` and `taken` (path → task id) may be read by any.
+    """
 
     def __init__(
         self,
@@ -109,19 +121,50 @@ class Taking:
         self.new_directories: list[tuple[Folder, str]] = []
         self._emptied: set[tuple[str, str]] = set()
         self._retaken: dict[str, tuple[Folder, list[str]]] = {}
+        self._under_way: UnderWay | None = None
+        self._come_again: list[tuple[Folder, str]] = []
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether `run_once` or `finish` must be called soon: some files are tasks that nobody has let start."""
+        return self._under_way is not None
 
     def run_once(self, limit: int, now: float) -> Summary:
         """Takes at most `limit` files, at most one batch. `now`: seconds of the monotonic clock."""
         summary = Summary()
         if self.pause is not None and now < self.pause.until:
+            self.finish(now, summary)
             return summary
         ready: list[Ready] = []
         for folder, names in self._lanes.next(min(limit, MAX_BATCH), now):
             if self._is_served(folder, names, now):
-                ready += self._inspect(folder, names, now, summary)
+                ready += self._inspect(folder, self._leave_out(folder, names), now, summary)
         if ready:
             self._hand_in(ready, now, summary)
+        if not (ready and self._lanes and self._under_way and self._under_way.haul.moving):
+            self.finish(now, summary)
         return summary
+
+    def finish(self, now: float, summary: Summary) -> None:
+        """Waits until the files of the last batch have moved, and settles the fate of each."""
+        if self._under_way is None:
+            return
+        claims, haul, _ = self._under_way
+        self._under_way = None
+        for claim, answer in zip(claims, haul.answers(), strict=True):
+            self._settle_answer(claim, answer, now, summary)
+        self._forget_reasons()
+        for folder, name in self._come_again:
+            self._lanes.add(folder, (name,))
+        self._come_again.clear()
+
+    def _leave_out(self, folder: Folder, names: list[str]) -> list[str]:
+        """The files without those that are under way, of which it is seen later whether they have come again."""
+        moving = self._under_way.names.get(folder.path) if self._under_way else None
+        if moving is None or moving.isdisjoint(names):
+            return names
+        self._come_again += ((folder, name) for name in names if name in moving)
+        return [name for name in names if name not in moving]
 
     def _is_served(self, folder: Folder, names: list[str], now: float) -> bool:
         if folder.documents:
@@ -184,42 +227,47 @@ class Taking:
 
     def _hand_in(self, ready: list[Ready], now: float, summary: Summary) -> None:
         entries = self._outbox.reserve([_wanted(file) for file in ready])
-        if (coming := self._lanes.peek(MAX_BATCH)) is not None:
-            self._inspector.look_ahead(*coming)
         claims = [
             claim
             for file, entry in zip(ready, entries, strict=True)
             if (claim := self._claim(file, entry, now, summary)) is not None
         ]
-        if not claims:
-            return
-        self.pause = None
-        for claim, answer in self._answers(claims):
-            if _lost_race(claim, answer):
-                self._outbox.release(claim.entry)
-                self._lanes.put_first(claim.file.folder, (claim.file.name,))
-            elif isinstance(answer, Task):
-                self._note_taken(claim, answer, now, summary)
-            elif isinstance(answer, Held):
-                self._outbox.release(claim.entry)
-                self._hold(claim.file.folder, claim.file.name, answer, now, summary)
-            else:
-                self._outbox.release(claim.entry)
-                self._note_refused(claim.file, answer, now, summary)
-        self._forget_reasons()
-
-    def _answers(self, claims: Sequence[Claim]) -> Iterator[tuple[Claim, Task | RunnerError | Held]]:
-        """All that move become tasks in one commit; each that stays, when it has been copied."""
-        moving = [claim for claim in claims if not claim.file.folder.is_kept]
-        if len(moving) >= MANY:
-            self._outbox.make_way()
-        answers = self._take([claim.drop for claim in moving]) if moving else ()
-        if len(moving) >= MANY:
-            self._outbox.make_way()
-        yield from zip(moving, answers, strict=True)
+        if claims:
+            self.pause = None
+        self.finish(now, summary)
+        if (coming := self._lanes.peek(MAX_BATCH)) is not None:
+            self._inspector.look_ahead(*coming)
+        self._take_all([claim for claim in claims if not claim.file.folder.is_kept])
         for claim in claims:
             if claim.file.folder.is_kept:
-                yield claim, self.keeping.take(claim.file, *claim.drop)
+                self._settle_answer(claim, self.keeping.take(claim.file, *claim.drop), now, summary)
+
+    def _take_all(self, claims: Sequence[Claim]) -> None:
+        """All of them become tasks in one commit."""
+        if not claims:
+            return
+        if len(claims) >= MANY:
+            self._outbox.make_way()
+        haul = self._take([claim.drop for claim in claims])
+        if len(claims) >= MANY:
+            self._outbox.make_way()
+        names: dict[str, set[str]] = {}
+        for claim in claims:
+            names.setdefault(claim.file.folder.path, set()).add(claim.file.name)
+        self._under_way = UnderWay(claims, haul, names)
+
+    def _settle_answer(self, claim: Claim, answer: Task | RunnerError | Held, now: float, summary: Summary) -> None:
+        if _lost_race(claim, answer):
+            self._outbox.release(claim.entry)
+            self._lanes.put_first(claim.file.folder, (claim.file.name,))
+        elif isinstance(answer, Task):
+            self._note_taken(claim, answer, now, summary)
+        elif isinstance(answer, Held):
+            self._outbox.release(claim.entry)
+            self._hold(claim.file.folder, claim.file.name, answer, now, summary)
+        else:
+            self._outbox.release(claim.entry)
+            self._note_refused(claim.file, answer, now, summary)
 
     def _forget_reasons(self) -> None:
         """Of files that were in the error folder before; a look for each folder, not for each file."""

@@ -8,10 +8,9 @@ import pytest
 
 from runner import task as transitions
 from runner.config import Config
-from runner.errors import RunnerError
 from runner.handlers import Handlers
 from runner.intake.admission import Admission, Origin, Submission
-from runner.intake.door import Door
+from runner.intake.door import Door, Haul
 from runner.intake.folders import Folder, Folders, manner_of
 from runner.intake.inbox import Inbox
 from runner.intake.names import Ignored
@@ -122,10 +121,10 @@ class Site:
         self.heard.extend(transitions)
         self.inbox.hear(transitions)
 
-    def take(self, pairs: Sequence[tuple[Submission, Origin]]) -> Sequence[Task | RunnerError]:
+    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]]) -> Haul:
         """See `inbox.Takes`; batches are counted."""
         self.batches.append(len(pairs))
-        return self.door.take(pairs)
+        return self.door.take_ahead(pairs)
 
     def submit(self, submission: Submission, origin: Origin) -> Task:
         """See `inbox.Takes`."""

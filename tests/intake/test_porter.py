@@ -106,10 +106,12 @@ def test_a_file_is_carried_once_and_only_if_it_is_the_same(busy: Site, tmp_path:
     """Asked again, it says yes again; a newer file of the name stays."""
     target = tmp_path / "data/uploads/local/t1/a.txt"
     load = _load(busy.drop("keep/a.txt"), target)
-    assert list(busy.porter.carry([load])) == [True]
+    assert busy.porter.carry_ahead([load])
+    assert list(busy.porter.carried()) == [True]
     busy.drop("keep/a.txt", "newer")
     other = load._replace(target=str(tmp_path / "data/uploads/local/t2/a.txt"))
-    assert list(busy.porter.carry([load, other])) == [True, False]
+    assert busy.porter.carry_ahead([load, other])
+    assert list(busy.porter.carried()) == [True, False]
     assert (target.read_text(), busy.listing("inbox/keep")) == ("content", ["a.txt"])
 
 
@@ -164,3 +166,22 @@ def test_few_files_do_not_start_a_process_and_none_waits_for_it(site: Site) -> N
         porter.rest()
         ups.append(porter.is_up)
     assert ups == [False, False, False, True, True, False]
+
+
+def test_the_next_files_are_looked_at_while_the_last_ones_move(busy: Site) -> None:
+    """A name that comes again meanwhile is another file, once the first one has gone; each is one task."""
+    keep, taking = busy.inbox.folders.of_handler("keep"), busy.inbox.taking
+    for name in ("a.txt", "b.txt"):
+        busy.drop(f"keep/{name}", f"first {name}")
+    busy.inbox.lanes.add(keep, ["a.txt", "b.txt"])
+    taking.run_once(1, 0.0)
+    assert (taking.is_under_way, busy.gate.released) == (True, [])
+    busy.porter._collect()
+    busy.drop("keep/a.txt", "second a.txt")
+    busy.inbox.lanes.add(keep, ["a.txt"])
+    while busy.inbox.lanes or taking.is_under_way:
+        taking.run_once(10, 0.0)
+    assert busy.listing("inbox") == []
+    taken = [(busy.data / task.input_files[0]).read_text() for task in busy.tasks()]
+    assert sorted(taken) == ["first a.txt", "first b.txt", "second a.txt"]
+    assert len(busy.gate.released) == 3
