@@ -134,21 +134,23 @@ class Inbox:
 
     def run_once(self) -> Summary:
         """One pass: scans what is due, looks again at what is held, and takes at most one batch."""
-        now = time.monotonic()
-        found = self._scan(now) if now >= self.rounds.next_due() else 0
+        now, summary = time.monotonic(), Summary()
+        if now >= self.rounds.next_due():
+            # What is under way is still in its folder, and would be taken for something that no event had announced.
+            self.taking.finish(now, summary)
+            summary.found = self._scan(now)
         for hold in self.holds.due(now):
             self.lanes.put_first(hold.folder, (hold.name,))
-        summary = self._take(now)
-        summary.found = found + self._look_into_new(now)
+        self._take(now, summary)
+        summary.found += self._look_into_new(now)
         self._porter.rest()
         return summary
 
-    def _take(self, now: float) -> Summary:
+    def _take(self, now: float, summary: Summary) -> None:
         if self._may_take():
-            return self.taking.run_once(self._room(), now)
-        summary = Summary()
-        self.taking.finish(now, summary)
-        return summary
+            self.taking.run_once(self._room(), now, summary)
+        else:
+            self.taking.finish(now, summary)
 
     def _run_guarded(self) -> None:
         try:

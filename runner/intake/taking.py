@@ -129,12 +129,11 @@ class Taking:
         """Whether `run_once` or `finish` must be called soon: some files are tasks that nobody has let start."""
         return self._under_way is not None
 
-    def run_once(self, limit: int, now: float) -> Summary:
+    def run_once(self, limit: int, now: float, summary: Summary) -> None:
         """Takes at most `limit` files, at most one batch. `now`: seconds of the monotonic clock."""
-        summary = Summary()
         if self.pause is not None and now < self.pause.until:
             self.finish(now, summary)
-            return summary
+            return
         ready: list[Ready] = []
         for folder, names in self._lanes.next(min(limit, MAX_BATCH), now):
             if self._is_served(folder, names, now):
@@ -143,7 +142,6 @@ class Taking:
             self._hand_in(ready, now, summary)
         if not (ready and self._lanes and self._under_way and self._under_way.haul.moving):
             self.finish(now, summary)
-        return summary
 
     def finish(self, now: float, summary: Summary) -> None:
         """Waits until the files of the last batch have moved, and settles the fate of each."""

@@ -11,6 +11,7 @@ import pytest
 from runner.intake import porter as module
 from runner.intake.names import entry_of
 from runner.intake.porter import Load, Place, Porter
+from runner.intake.taking import Summary
 from runner.store import Identity
 from runner.task import Status
 from tests.intake.conftest import Site
@@ -174,14 +175,25 @@ def test_the_next_files_are_looked_at_while_the_last_ones_move(busy: Site) -> No
     for name in ("a.txt", "b.txt"):
         busy.drop(f"keep/{name}", f"first {name}")
     busy.inbox.lanes.add(keep, ["a.txt", "b.txt"])
-    taking.run_once(1, 0.0)
+    taking.run_once(1, 0.0, Summary())
     assert (taking.is_under_way, busy.gate.released) == (True, [])
     busy.porter._collect()
     busy.drop("keep/a.txt", "second a.txt")
     busy.inbox.lanes.add(keep, ["a.txt"])
     while busy.inbox.lanes or taking.is_under_way:
-        taking.run_once(10, 0.0)
+        taking.run_once(10, 0.0, Summary())
     assert busy.listing("inbox") == []
     taken = [(busy.data / task.input_files[0]).read_text() for task in busy.tasks()]
     assert sorted(taken) == ["first a.txt", "first b.txt", "second a.txt"]
     assert len(busy.gate.released) == 3
+
+
+def test_a_scan_finds_nothing_new_in_files_that_move(busy: Site) -> None:
+    """Or it would think that events are missing, and not trust this filesystem any more."""
+    for number in range(10):
+        busy.drop(f"keep/{number}")
+    busy.inbox.lanes.add(busy.inbox.folders.of_handler("keep"), map(str, range(10)))
+    busy.inbox.taking.run_once(9, 0.0, Summary())
+    assert busy.inbox.taking.is_under_way
+    summary = busy.scan()
+    assert (summary.found, summary.taken) == (0, 10)
