@@ -34,15 +34,21 @@ class Parameters:
         self._open = len(others) > len(named)
         self._name = name
         # Numbered fields with aliases: a parameter may be called copy, json or _x, a field of a model may not.
+        self._numbered = tuple((f"p{number}", name) for number, name in enumerate(self._names))
         self._fields: dict[str, Any] = {
-            f"p{number}": (_annotation(hints.get(parameter.name, Any), parameter.name), _default(parameter))
-            for number, parameter in enumerate(named)
+            field: (_annotation(hints.get(parameter.name, Any), parameter.name), _default(parameter))
+            for (field, _), parameter in zip(self._numbered, named, strict=True)
         }
 
     @cached_property
     def _model(self) -> type[BaseModel]:
         # Made when it is first needed: that takes a millisecond, which a process that starts for one task may spare.
         return _model(self._name, self._fields, "allow" if self._open else "forbid")
+
+    @cached_property
+    def _validate(self) -> Callable[[Any], BaseModel]:
+        # What `model_validate` calls once it has looked for what is never given here.
+        return self._model.__pydantic_validator__.validate_python
 
     def check(self) -> None:
         """Raise ConfigError if there is a parameter that cannot be validated or described."""
@@ -53,11 +59,11 @@ class Parameters:
         if not payload and not self._names:
             return {}
         try:
-            values = self._model.model_validate(payload)
+            values = self._validate(payload)
         except ValidationError as error:
             raise InvalidSubmission(tuple(_problems(error, self._names))) from None
         fields = values.__dict__
-        arguments = {name: fields[f"p{number}"] for number, name in enumerate(self._names)}
+        arguments = {name: fields[field] for field, name in self._numbered}
         return arguments | self._unnamed(values) if self._open else arguments
 
     @cached_property
