@@ -87,7 +87,7 @@ protos: setup-dev
 # uv keeps the versions that the files name already; `make upgrade` asks for the newest.
 lock: setup-dev
 	@$(COMPILE) $(UPGRADE) --output-file requirements/run.txt
-	@$(COMPILE) $(UPGRADE) $(addprefix --extra ,crawl dev grpc ml otel redis) --constraint requirements/run.txt --output-file requirements/dev.txt
+	@$(COMPILE) $(UPGRADE) $(addprefix --extra ,crawl dev fast grpc ml otel redis) --constraint requirements/run.txt --output-file requirements/dev.txt
 
 upgrade:
 	@$(MAKE) lock UPGRADE=--upgrade

@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from runner.errors import ConfigError, UrlNotAllowed
 from runner.settings import (
@@ -48,6 +49,7 @@ STANDARD_QUEUES: Final = {"critical": 10, "high": 5, "default": 3, "low": 1}
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
+EventLoop = Literal["asyncio", "uvloop"]
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
 Rate = Annotated[float, Field(gt=0)]
 Length = Annotated[Duration, Field(gt=0)]
@@ -108,7 +110,7 @@ class Section(BaseModel):
 class HttpConfig(Section):
     """Where HTTP is served, and how much is taken from one client. Port 0: any free one. No `allowed_hosts`: the
     address itself, and localhost. Rates are requests a second; None: no limit. `limits.exempt_users` are not held to
-    what is per user, nor this machine's own addresses to what is per address."""
+    what is per user, nor this machine's own addresses to what is per address. `event_loop` is whose loop serves."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -125,6 +127,14 @@ class HttpConfig(Section):
     max_upload_bytes: Size = 16 * 1024**3
     upload_expires: Length = 86400.0
     allowed_roots: tuple[Folder, ...] = ()
+    event_loop: EventLoop = "asyncio"
+
+    @field_validator("event_loop")
+    @classmethod
+    def _check_loop(cls, event_loop: EventLoop) -> EventLoop:
+        if event_loop == "uvloop" and find_spec("uvloop") is None:
+            raise ValueError("uvloop is not installed here: pip install 'file-runner[fast]'")
+        return event_loop
 
 
 class GrpcConfig(Section):

@@ -1,6 +1,7 @@
 """The configuration: what wins, what is refused, and how it is said."""
 
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from runner.config import Config, RetentionRule
+from runner.config import Config, HttpConfig, RetentionRule
 from runner.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -161,6 +162,13 @@ def test_one_length_of_retention_is_for_every_status(file: Path) -> None:
     rules = load(file, "retention: {per_type: {a: 1d, b: {failed: null}}}").retention.per_type
     assert rules["a"] == RetentionRule(completed=86400, failed=86400, cancelled=86400)
     assert rules["b"].given() == {"failed": None}
+
+
+def test_a_loop_that_is_not_installed_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, and not when the first client comes."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(ValidationError, match=r"uvloop is not installed here: pip install 'file-runner\[fast\]'"):
+        Config(http=HttpConfig(event_loop="uvloop"))
 
 
 def test_the_configuration_cannot_be_changed() -> None:

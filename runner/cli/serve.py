@@ -77,7 +77,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
         companions = tuple(chain.from_iterable(dialect.companions for dialect in dialects))
         announce = partial(_print_addresses, options, config, tcp, ports, companions, service.closed_doors)
         app = make_app(site, dialects, {at.getsockname()[1]: name for name, at in ports.items()})
-        Server(app, service.events, announce, patience, companions).run(sockets)
+        Server(app, service.events, announce, patience, companions, config.http.event_loop).run(sockets)
 
 
 def _allow_descriptors() -> int:

@@ -21,6 +21,7 @@ from typing import Final, Protocol, cast
 import uvicorn
 from starlette.types import ASGIApp
 
+from runner.config import EventLoop
 from runner.events import Events
 from runner.web.crossing import give_threads
 from runner.web.door import MAX_HEADER_BYTES
@@ -54,6 +55,7 @@ class Server(uvicorn.Server):
         announce: Callable[[], None] = lambda: None,
         patience: Patience = Patience(),  # noqa: B008 - it is frozen
         companions: Sequence[Companion] = (),
+        event_loop: EventLoop = "asyncio",
     ) -> None:
         self._events = events
         self._companions = companions
@@ -62,6 +64,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 Writing(app),
                 interface="asgi3",
+                loop=event_loop,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from starlette.routing import Route
 
-from runner.config import Config
+from runner.config import Config, EventLoop
 from runner.service import Service
 from runner.web.app import Site, create_app
 from runner.web.protocol import Patience
@@ -137,10 +137,14 @@ def serve(tmp_path: Path, **settings: Any) -> Iterator[Served]:
 
 
 @contextmanager
-def serve_again(served: Served, patience: Patience = Patience()) -> Iterator[int]:  # noqa: B008 - it is frozen
+def serve_again(
+    served: Served,
+    patience: Patience = Patience(),  # noqa: B008 - it is frozen
+    event_loop: EventLoop = "asyncio",
+) -> Iterator[int]:
     """Another app over the same service, which remembers nothing of its callers; yields its port."""
     service = served.service
-    server = Server(create_app(service, service.config), service.events, patience=patience)
+    server = Server(create_app(service, service.config), service.events, patience=patience, event_loop=event_loop)
     with listen_on_port("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

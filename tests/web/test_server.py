@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from runner.web.app import create_app
+from runner.web.protocol import Patience
 from runner.web.server import CLOSE_SECONDS, served_in_thread
-from tests.web.conftest import Served
+from tests.web.conftest import Served, serve_again
 from tests.web.test_tasks import TASKS, finished, submit
 
 
@@ -52,6 +55,26 @@ def test_why_answers_for_a_task(served: Served) -> None:
     """A sentence for people, a kind and facts for machines."""
     task = submit(served, delay="1h")
     assert set(served.tcp.get("/api/v1/why", params={"target": task["id"]}).json()) == {"kind", "text", "facts"}
+
+
+def test_uvloop_serves_where_it_is_wanted(served: Served) -> None:
+    """Submissions, waits, streams, files in both directions, and clients that are waited for: all through its loop."""
+    pytest.importorskip("uvloop", reason="needs the extra fast")
+    hasty = Patience(idle_seconds=0.1, head_seconds=20)
+    with serve_again(served, hasty, "uvloop") as port, httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        draft = client.post(TASKS, json={"type": "measure", "draft": True}).json()["id"]
+        assert client.put(f"{TASKS}/{draft}/inputs/a.txt", content=b"x" * 3_000_000).status_code == 200
+        client.post(f"{TASKS}/{draft}/start")
+        ended = client.get(f"{TASKS}/{draft}", params={"wait": 20}).json()
+        assert (ended["status"], ended["file_size"]) == ("completed", 3_000_000)
+        with client.stream("GET", f"{TASKS}/{draft}/events") as stream:
+            assert any("completed" in line for line in stream.iter_lines())
+        for path in ended["output_files"]:
+            assert client.get(f"{TASKS}/{draft}/outputs/{path.rpartition('/')[2]}").status_code == 200
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while connection.recv(1000):
+                pass
 
 
 def test_the_inbox_says_what_waits_in_it(served: Served) -> None:
