@@ -225,14 +225,16 @@ class Inbox:
         return self._claim_ahead - self._ahead
 
     def _may_take(self) -> bool:
-        """Whether fewer files than `claim_ahead` wait as tasks. Once that was reached, it waits for room for a batch
-        worth its commit."""
-        if self._room() <= 0:
+        """Whether `claim_ahead` leaves room for all that is to be looked at, or for a batch worth its commit."""
+        if self._room() < self._wanted():
             self._is_full = True
         # Read again: room made before the flag was up has not been announced, and is seen here.
-        if self._is_full and self._room() >= min(MAX_BATCH, self._claim_ahead + 1) // 2:
+        if self._is_full and self._room() >= self._wanted():
             self._is_full = False
         return not self._is_full
+
+    def _wanted(self) -> int:
+        return min(MAX_BATCH, (self._claim_ahead + 1) // 2, max(len(self.lanes), 1))
 
     def _seconds_to_wait(self) -> float:
         if self.taking.is_under_way:

@@ -122,7 +122,8 @@ class Porter:
 
     def look(self, place: Place, names: Sequence[str]) -> dict[str, Glance]:
         """Those of the files in a directory that are plain."""
-        self._collect()
+        if place not in self._seen:
+            self._collect()
         seen = self._seen.pop(place, {}) if time.monotonic() - self._looked_at < STALE_SECONDS else {}
         unseen = [name for name in names if name not in seen]
         seen |= self._ask("look", unseen, *place) or {}
