@@ -256,10 +256,12 @@ class Writer:
             self._pass_lock.release()
 
     def _flush(self) -> None:
-        # Counted first: more may come in all the time, and this must end.
-        for scope, count in ((Scope.ENDED, len(self._ended)), (Scope.UNFINISHED, self._unfinished_count)):
-            for _ in range(0, max(count, 1), SLICE):
+        # Counted first: more may come in all the time, behind what is there, and this must end.
+        ended, older, others = len(self._ended), len(self._older), len(self._unfinished)
+        for scope, count in ((Scope.ENDED, ended), (Scope.UNFINISHED, older), (Scope.UNFINISHED, others)):
+            for _ in range(0, count, SLICE):
                 self._pass(scope)
+        self._pass(Scope.ENDED)  # users are there without any task, too
         self._pass_rows()
 
     def _put(self, unfinished: dict[str, Version], ended: dict[str, Document]) -> None:
@@ -289,9 +291,7 @@ class Writer:
         with self._lock:
             source = self._source(scope)
             # Readers look without the lock: a document is in its new place before it leaves the old one.
-            # Of a crowd the newest first: the oldest are about to run, and may end before they would be written.
-            items = source.items() if source is self._ended or self._calm.is_set() else reversed(source.items())
-            self._writing = documents = dict(islice(items, SLICE))
+            self._writing = documents = dict(islice(self._in_order(source, scope), SLICE))
             self._writing_users = users = self._users
             self._users = {}
             for task_id in documents:
@@ -303,11 +303,17 @@ class Writer:
     def _source(self, scope: Scope) -> dict[str, Document]:
         if scope is Scope.ENDED or (scope is Scope.DUE and self._ended):
             return self._ended
-        if not self._calm.is_set():
+        if scope is Scope.DUE and not self._calm.is_set():
             return self._unfinished or self._older
         if scope is Scope.DUE and self._unfinished_count > BUSY:
             return self._overdue()
         return self._older or self._unfinished
+
+    def _in_order(self, source: dict[str, Document], scope: Scope) -> Iterable[tuple[str, Document]]:
+        """The oldest first, but of a crowd the newest: the oldest are about to run, and may end before they would be
+        written."""
+        is_crowd = scope is Scope.DUE and source is not self._ended and not self._calm.is_set()
+        return reversed(source.items()) if is_crowd else source.items()
 
     def _overdue(self) -> dict[str, Document]:
         """The unfinished ones that are to be written before they are `overload_seconds` old. The age of each is not

@@ -344,6 +344,29 @@ def test_of_many_waiting_tasks_only_those_are_written_that_wait_for_long(monkeyp
         assert desk.paper.tasks == [*written, "brief"]
 
 
+@pytest.mark.parametrize("crowd", [2, 1000])
+def test_flush_writes_the_older_and_the_newer_of_those_that_wait(monkeypatch: pytest.MonkeyPatch, crowd: int) -> None:
+    """All of them, though together they are no more than a slice, and however many come meanwhile."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for name, value in (("BUSY", 0), ("CROWD", crowd), ("SLICE", 3)):
+        monkeypatch.setattr(module, name, value)
+    desk = Desk(PATIENT)
+    desk.note(make_task("t1"), make_task("t2"))
+    now = PATIENT.overload_seconds
+    desk.writer.run_once()
+    desk.note(make_task("t3"))
+    write = desk.paper.write
+
+    def write_while_others_come(batch: Batch) -> None:
+        desk.note(*[make_task(f"{kind}{len(desk.paper.batches)}") for kind in "xyz"])
+        write(batch)
+
+    monkeypatch.setattr(desk.paper, "write", write_while_others_come)
+    desk.writer.flush()
+    assert {"t1", "t2", "t3"} <= set(desk.paper.tasks)
+
+
 def test_without_syncfs_every_path_is_remembered_until_the_checkpoint(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
