@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -171,9 +172,10 @@ class Admission:
         return self._make(submission, origin, handler, now)
 
     def admit_alike(
-        self, submission: Submission, origins: Sequence[Origin], now: datetime
+        self, submission: Submission, origins: Sequence[Origin], now: datetime, ahead: Counter[str]
     ) -> Iterator[Admitted | RunnerError]:
-        """What `admit` says of one submission of one user that comes with each of many files, each on its own."""
+        """What `admit` says of one submission of one user that comes with each of many files, each on its own. `ahead`:
+        how many others of each user are about to come in before; those that are admitted are added."""
         user_id = origins[0].user_id
         try:
             handler = self._handlers.get(submission.type)
@@ -181,17 +183,20 @@ class Admission:
         except RunnerError as error:
             yield from [error] * len(origins)
             return
-        shared, ahead, room = _fields(submission, origins[0], handler, now), 0, self._room(user_id)
+        shared, room = _fields(submission, origins[0], handler, now), self._room(user_id, ahead)
         for origin in origins:
             try:
-                if ahead >= room:
-                    self._check_load(user_id, ahead)
+                if room <= 0:
+                    self._check_load(user_id, ahead[user_id], ahead.total() - ahead[user_id])
                 self._check_quota(origin)
                 own = {"drop": origin.drop, "unique_key": _unique_key(submission, origin, shared["queue"])}
-                yield self._fill(shared | own, submission, origin, handler)
-                ahead += 1
+                admitted = self._fill(shared | own, submission, origin, handler)
             except RunnerError as error:
                 yield error
+            else:
+                ahead[user_id] += 1
+                room -= 1
+                yield admitted
 
     def admit_next(self, submission: Submission, origin: Origin, now: datetime) -> Admitted:
         """The same for what takes the place of a task that ends: it may come in however many wait."""
@@ -267,18 +272,18 @@ class Admission:
         if self._quota is not None and self._quota.limit_of(origin.user_id) is not None:
             self._quota.check(origin.user_id, sum(arrival.size or 0 for arrival in origin.inputs))
 
-    def _room(self, user_id: str) -> float:
+    def _room(self, user_id: str, ahead: Counter[str]) -> float:
         """How many more tasks of a user may wait now; nobody needs to ask `_check_load` for fewer."""
         limits, load, rooms = self._limits, self._load, [float("inf")]
         if limits.max_pending is not None:
-            rooms.append(limits.max_pending - load.pending())
+            rooms.append(limits.max_pending - load.pending() - ahead.total())
         if limits.max_pending_per_user is not None:
-            rooms.append(limits.max_pending_per_user - load.pending_of(user_id))
+            rooms.append(limits.max_pending_per_user - load.pending_of(user_id) - ahead[user_id])
         return min(rooms)
 
-    def _check_load(self, user_id: str, ahead: int) -> None:
+    def _check_load(self, user_id: str, ahead: int, ahead_of_others: int = 0) -> None:
         limits = self._limits
-        if limits.max_pending is not None and self._load.pending() + ahead >= limits.max_pending:
+        if limits.max_pending is not None and self._load.pending() + ahead + ahead_of_others >= limits.max_pending:
             raise LimitReached(f"{limits.max_pending} tasks wait already; try again later")
         if user_id in limits.exempt_users or limits.max_pending_per_user is None:
             return

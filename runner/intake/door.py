@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from datetime import datetime
@@ -335,11 +336,12 @@ class Door:
             self._bring_in(admitted)
 
     def _admit_each(self, pairs: Sequence[tuple[Submission, Origin]]) -> Iterator[Admitted | RunnerError]:
-        """Each on its own; neighbours with the same submission are checked together."""
+        """Each on its own; neighbours with the same submission are checked together, and all are counted together."""
+        ahead: Counter[str] = Counter()
         for _, alike in groupby(pairs, lambda pair: (id(pair[0]), pair[1].user_id)):
             (submission, origin), *others = alike
             origins = [origin, *(origin for _, origin in others)]
-            yield from self._admission.admit_alike(submission, origins, self._clock())
+            yield from self._admission.admit_alike(submission, origins, self._clock(), ahead)
 
     def _bring_in_document(self, admitted: Admitted | RunnerError) -> Admitted | RunnerError:
         """The files that a dropped document names are linked; the document itself is what is taken."""

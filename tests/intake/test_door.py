@@ -467,6 +467,14 @@ def test_a_dropped_file_that_cannot_be_recorded_is_alone_with_that(site: Site, m
     assert (site.gate.released, inbox(site)) == ([task_of(first).id, task_of(third).id], ["keep/b"])
 
 
+def test_dropped_files_are_counted_together_whatever_comes_with_them(site: Site) -> None:
+    """Each of these has parameters of its own, and each comes when two more may wait."""
+    site.gate.waiting = 999_998
+    answers = site.door.take([dropped(site, name, sidecar=f"{name}.json") for name in ("a", "b", "c")])
+    assert [isinstance(answer, LimitReached) for answer in answers] == [False, False, True]
+    assert inbox(site) == ["keep/c", "keep/c.json"]
+
+
 def test_a_full_disk_takes_nothing(site: Site) -> None:
     """The files stay where they are, and the wait is not one for each."""
     site.store.space.report_full()
