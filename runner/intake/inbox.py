@@ -40,6 +40,9 @@ from runner.task import Source, Status, Task
 MANY_HINTS: Final = 2048
 """After more hints than this at once the kernel's queue may have overflowed: everything is scanned when they stop."""
 
+FULL_SECONDS: Final = 2.0
+"""Room for a whole batch is waited for so long; then what there is room for is taken."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +107,7 @@ class Inbox:
         self._roots: dict[str, tuple[int, int]] = {}
         self._ahead = 0
         self._is_full = False
+        self._took_at = time.monotonic()
         self.trouble = ""
 
     def prepare(self) -> None:
@@ -147,7 +151,9 @@ class Inbox:
         return summary
 
     def _take(self, now: float, summary: Summary) -> None:
-        if self._may_take():
+        # What is in the lanes may never be taken, and what waits never start: that must not keep others out for ever.
+        if self._may_take() or (self._room() > 0 and now >= self._took_at + FULL_SECONDS):
+            self._took_at = now
             self.taking.run_once(self._room(), now, summary)
         else:
             self.taking.finish(now, summary)
@@ -244,9 +250,10 @@ class Inbox:
         due = [self.rounds.next_due()]
         if (hold := self.holds.next_due()) is not None:
             due.append(hold)
-        if self._may_take() and (lane := self.lanes.next_due(now)) is not None:
+        patience = 0.0 if self._may_take() else self._took_at + FULL_SECONDS
+        if self._room() > 0 and (lane := self.lanes.next_due(now)) is not None:
             pause = self.taking.pause
-            due.append(max(lane, pause.until) if pause else lane)
+            due.append(max(lane, patience, pause.until if pause else 0.0))
         return max(min(due) - now, 0.0)
 
     # Folders

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import DiskFull
-from runner.intake import taking
+from runner.intake import inbox, taking
 from runner.intake.folders import Folder
 from runner.intake.forecast import Forecast
 from runner.intake.inbox import Notice
@@ -118,6 +118,22 @@ def test_nothing_is_taken_beyond_claim_ahead_and_the_rest_stays_visible(make_sit
     for task in site.tasks()[:2]:
         site.run(task)
     assert site.inbox.run_once().taken == 2
+
+
+def test_a_file_for_which_there_is_room_does_not_wait_for_ever_for_a_whole_batch(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not behind files without a handler, though nothing that waits as a task starts."""
+    monkeypatch.setattr(inbox, "FULL_SECONDS", 0.0)
+    site = make_site(claim_ahead=10)
+    for number in range(6):
+        site.drop(f"keep/{number}.txt")
+    site.scan()
+    for number in range(20):
+        site.drop(f"unknown/{number}.txt")
+    site.drop("table/a.csv", "1,2")
+    site.scan()
+    assert sorted(task.type for task in site.tasks()) == ["keep"] * 6 + ["table"]
 
 
 def test_a_file_in_line_is_told_about_when_it_starts(make_site: MakeSite) -> None:
