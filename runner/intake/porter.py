@@ -131,6 +131,7 @@ class Porter:
 
     def look_ahead(self, place: Place, names: Sequence[str]) -> None:
         """The next `look` will be at these; the process may begin while we do something else."""
+        self._collect()  # what nobody has asked for would count as seen now, if it came in later
         self._seen.clear()
         if self._is_worth_it(len(names)):
             self._looked_at = time.monotonic()

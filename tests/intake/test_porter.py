@@ -1,6 +1,7 @@
 """Very many files are handled by a process of its own, and come to the same end as a few."""
 
 import os
+import select
 import signal
 from collections.abc import Callable
 from datetime import datetime
@@ -100,6 +101,17 @@ def test_what_was_seen_long_ago_is_looked_at_again(busy: Site, monkeypatch: pyte
     monkeypatch.setattr(module, "STALE_SECONDS", -1.0)
     busy.porter._collect()
     path.unlink()
+    assert not busy.porter.look(_place(busy), ["a.txt"])
+
+
+def test_what_nobody_asked_for_is_forgotten_with_the_next_look_ahead(busy: Site) -> None:
+    """Though it was not even received: its age would count from the later look."""
+    path = busy.drop("keep/a.txt")
+    busy.drop("keep/below/b.txt")
+    busy.porter.look_ahead(_place(busy), ["a.txt"])
+    select.select([busy.porter._servant._pipes()[1]], [], [], 20)
+    path.unlink()
+    busy.porter.look_ahead(_place(busy, "below"), ["b.txt"])
     assert not busy.porter.look(_place(busy), ["a.txt"])
 
 
