@@ -138,7 +138,9 @@ class Connection(H11Protocol):
         state = self.conn.their_state
         has_begun = state is h11.IDLE and bool(self.conn.trailing_data[0])
         self._head_since = (self._head_since or now) if has_begun else None
-        self._idle_since = now if state is h11.IDLE and not has_begun else None
+        is_idle = state is h11.IDLE and not has_begun
+        # Who has its answer may never send the rest of its body: nobody asked for it (RFC 9110, 10.1.1).
+        self._idle_since = now if is_idle or self.conn.our_state is h11.DONE else None
         if state is not h11.SEND_BODY:
             self._body_since = None
         elif self._body_since is None:
@@ -150,7 +152,8 @@ class Connection(H11Protocol):
     def _end(self, status: int, code: str, detail: str) -> None:
         """Says why, unless an answer has begun, and hangs up."""
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is None or cycle.response_complete or not cycle.response_started:
+        has_answer = self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)  # to the request whose body is still coming
+        if cycle is None or (cycle.response_complete and not has_answer) or not cycle.response_started:
             _log.info("a connection is closed: %s", detail)
             self.transport.write(_problem(status, code, detail))
         self.transport.close()

@@ -85,6 +85,16 @@ def test_a_connection_that_is_not_used_any_more_is_closed(idle: Served) -> None:
         assert connection.recv(100) == b""
 
 
+@pytest.mark.parametrize("patience", [Patience(idle_seconds=0.3), Patience(body_seconds=0.3, idle_seconds=20)])
+def test_who_has_an_answer_and_keeps_the_body_gets_no_second_answer(idle: Served, patience: Patience) -> None:
+    """The connection is closed: whatever else were said would be taken for the answer to the next request."""
+    head = b"POST /live HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    with serve_again(idle, patience) as port, connect(port) as connection:
+        connection.sendall(head)
+        assert answer_on(connection)[0] == 405
+        assert connection.recv(100) == b""
+
+
 def test_a_body_must_come_at_some_rate(hasty: int, idle: Served) -> None:
     """What has come of it is removed; nothing was stored."""
     head = (
