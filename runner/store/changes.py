@@ -62,7 +62,7 @@ class State(Protocol):
 
 
 class Unpublished:
-    """What has been appended and is not published yet, on top of what is. The committer's thread, but for `has`."""
+    """What has been appended and is not published yet, on top of what is. The committer's thread, but for `own`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -71,10 +71,7 @@ class Unpublished:
 
     def find(self, task_id: str) -> Task | None:
         """The newest version of a task, or None."""
-        document = self._documents.get(task_id)
-        if document is None:
-            return self._state.find(task_id)
-        return document.task if isinstance(document, Version) else None
+        return self.own(task_id) if task_id in self._documents else self._state.find(task_id)
 
     def find_key(self, user_id: str, key: str) -> Task | None:
         """The newest task that a user made with a unique key, or None. Raises `Unavailable`."""
@@ -84,9 +81,10 @@ class Unpublished:
         holder = self._state.find_key(user_id, key)
         return None if holder is None else self.find(holder.id)
 
-    def has(self, task_id: str) -> bool:
-        """Whether a version of the task waits to be published. From any thread."""
-        return isinstance(self._documents.get(task_id), Version)
+    def own(self, task_id: str) -> Task | None:
+        """The version of a task that waits to be published, or None. From any thread."""
+        document = self._documents.get(task_id)
+        return document.task if isinstance(document, Version) else None
 
     def add(self, stage: Stage) -> None:
         """A batch was appended."""

@@ -174,9 +174,9 @@ class Committer:
             self._will_look = True
             self._calls.put(SOON_SECONDS)
 
-    def has_unpublished(self, task_id: str) -> bool:
-        """Whether a version of the task is written that nobody sees yet; its attempt may run already."""
-        return self._unpublished.has(task_id)
+    def find_unpublished(self, task_id: str) -> Task | None:
+        """The version of a task that is written and not durable yet; its attempt may run already."""
+        return self._unpublished.own(task_id)
 
     def rotate(self) -> int:
         """Seals the segment, if there is anything in it, once all that it says is published; returns the number of the

@@ -191,7 +191,7 @@ class Store:
 
     def note_progress(self, task_id: str, attempt: int, progress: Progress) -> None:
         """How far an attempt is, for readers; not durable."""
-        if task_id in self._live:
+        if task_id in self._live or self.committer.find_unpublished(task_id) is not None:
             self._progress[task_id] = (attempt, progress)
 
     # Reads
@@ -213,6 +213,9 @@ class Store:
             ended = self.writer.find(task_id)
             if ended is not None:
                 return ended.task if isinstance(ended, Version) else None
+            new = self.committer.find_unpublished(task_id)
+            if new is not None and new.status is Status.PROCESSING:
+                return self._with_progress(new)  # it runs already, and its handler may be the one who asks
             task = self._read(task_id)
             if task is not None or arrivals == self._arrivals:
                 return task
@@ -229,9 +232,7 @@ class Store:
     def is_gone(self, task_id: str) -> bool:
         """Whether there is no such task; False while the disk does not say."""
         try:
-            if task_id in self._live or self.committer.has_unpublished(task_id):
-                return False
-            return self.find(task_id) is None
+            return task_id not in self._live and self.find(task_id) is None
         except Degraded:
             return False
 

@@ -21,7 +21,7 @@ from runner.execute.assignment import Assignment, Monitor
 from runner.intake.admission import Origin, Submission
 from runner.service import limit_rules
 from runner.store import Create, Update
-from runner.task import Outcome, Source, Status, Task
+from runner.task import Outcome, Progress, Source, Status, Task
 from tests.rig import LIMIT_SECONDS, NOON, Gate, Rig, gate_of, opened
 
 RigMaker = Callable[..., Rig]
@@ -169,15 +169,18 @@ def test_a_task_that_finds_a_slot_runs_before_its_creation_is_synced(rig: Rig) -
     assert rig.until(task).status is Status.COMPLETED
 
 
-def test_what_a_task_says_before_its_creation_is_synced_stays(rig: Rig) -> None:
-    """Nobody sees the task yet, but it is not one that was removed, whose log goes."""
-    gate = rig.gate()
+def test_a_task_that_runs_before_its_creation_is_synced_can_be_seen(rig: Rig) -> None:
+    """By whoever knows its id: its handler, which may ask for it, and what keeps its log and how far it is."""
+    gate, half = rig.gate(), Progress(percentage=50)
     origin = Origin(Source.CLI, task_id="early")
     with syncs_held(rig):
         rig.it.submit_soon(Submission(type="stubborn", payload={"gate": gate}), origin, lambda tasks, error: None)
         gate_of(gate).await_entered()
-        assert rig.it.store.find("early") is None
+        rig.it.store.note_progress("early", 1, half)
+        seen = rig.it.get("early")
+        assert (seen.status, seen.progress) == (Status.PROCESSING, half)
         assert not rig.it.store.is_gone("early")
+    assert rig.it.get("early").progress == half
     gate_of(gate).open()
 
 
