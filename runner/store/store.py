@@ -191,7 +191,7 @@ class Store:
 
     def note_progress(self, task_id: str, attempt: int, progress: Progress) -> None:
         """How far an attempt is, for readers; not durable."""
-        if task_id in self._live or self.committer.find_unpublished(task_id) is not None:
+        if task_id in self._live or self._runs_unseen(task_id) is not None:
             self._progress[task_id] = (attempt, progress)
 
     # Reads
@@ -213,9 +213,9 @@ class Store:
             ended = self.writer.find(task_id)
             if ended is not None:
                 return ended.task if isinstance(ended, Version) else None
-            new = self.committer.find_unpublished(task_id)
-            if new is not None and new.status is Status.PROCESSING:
-                return self._with_progress(new)  # it runs already, and its handler may be the one who asks
+            new = self._runs_unseen(task_id)
+            if new is not None:
+                return self._with_progress(new)
             task = self._read(task_id)
             if task is not None or arrivals == self._arrivals:
                 return task
@@ -232,7 +232,8 @@ class Store:
     def is_gone(self, task_id: str) -> bool:
         """Whether there is no such task; False while the disk does not say."""
         try:
-            return task_id not in self._live and self.find(task_id) is None
+            is_known = task_id in self._live or self.committer.find_unpublished(task_id) is not None
+            return not is_known and self.find(task_id) is None
         except Degraded:
             return False
 
@@ -449,6 +450,11 @@ class Store:
             return None
         task = live if isinstance(live, Task) else from_json(live)
         return self._with_progress(task) if task_id in self._progress else task
+
+    def _runs_unseen(self, task_id: str) -> Task | None:
+        """A task of which an attempt runs already, whose handler may ask for it, though its creation is not durable."""
+        new = self.committer.find_unpublished(task_id)
+        return new if new is not None and new.status is Status.PROCESSING else None
 
     def _seems_vanished(self, task_id: str) -> bool:
         if task_id not in self._live or self.writer.holds(task_id) or not os.path.isdir(self.layout.tasks):

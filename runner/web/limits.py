@@ -146,9 +146,10 @@ class DraftLimit:
             yield
             return
         self._coming[caller.user_id] += drafts
+        coming = self._coming[caller.user_id]  # before it is counted: who arrives meanwhile is counted there, or twice
         try:
             stored = await in_thread(self._count, caller.user_id)
-            self._limit.check(caller, caller.user_id, stored + self._coming[caller.user_id], more=0)
+            self._limit.check(caller, caller.user_id, stored + coming, more=0)
             yield
         finally:
             self._coming[caller.user_id] -= drafts

@@ -22,4 +22,4 @@ def test_each_of_many_files_is_one_task_when_the_runner_dies_with_its_porters(tm
 
 def test_the_suite_notices_a_recovery_that_takes_no_file(tmp_path: Path) -> None:
     """Recorded, and then not renamed."""
-    run_alone(tmp_path, "drops", "--kills", 20, "--sabotage", Sabotage.NOT_TAKEN_AGAIN)
+    run_alone(tmp_path, "drops", "--kills", 60, "--sabotage", Sabotage.NOT_TAKEN_AGAIN)

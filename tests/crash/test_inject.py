@@ -23,7 +23,7 @@ def test_whatever_call_fails_what_was_acknowledged_is_kept(tmp_path: Path, soak:
     [
         (Sabotage.NOT_WAITED_FOR, "kill_after", "unlink", 1),
         (Sabotage.ERROR_SWALLOWED, "eio_from_there_on", "write", 20),
-        (Sabotage.TAIL_LEFT, "short_write_enospc", "write", 7),
+        (Sabotage.TAIL_LEFT, "short_write_enospc", "write", 3),
     ],
 )
 def test_the_suite_notices_what_is_broken_on_purpose(
