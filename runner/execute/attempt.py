@@ -51,8 +51,7 @@ def perform(assignment: Assignment, context: Context) -> Ending:
         return explain(error, context.stopped)
     finally:
         SPEAKER.reset(speaker)
-        if context.printed is not None:
-            end_line(context)
+        end_line(context)
     return complete(result, has_outputs=context.has_outputs)
 
 

@@ -193,7 +193,7 @@ class Stage:
 
     def get(self, task_id: str) -> Task:
         """The latest version. Raises `NotFound`."""
-        task = self._find(task_id) if task_id in self.documents else self._below.find(task_id)
+        task = self._find(task_id)
         if task is None:
             raise NotFound("task", task_id)
         return task

@@ -15,7 +15,8 @@ start of a task that has just been created, is written and synced with it.
 
 One exception, which costs no promise and saves every task the wait for a sync: the start of an attempt is told when its
 record is *written* (`Listener.appended`). `kill -9` cannot undo that; a power cut can, and then the attempt has never
-been, which is what at-least-once means. At-most-once handlers wait for the sync.
+been, which is what at-least-once means. At-most-once handlers wait for the sync. A task that runs before its creation
+is durable can be looked at by its id (`find_unpublished`), which only its handler knows.
 """
 
 from __future__ import annotations
