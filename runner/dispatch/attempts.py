@@ -376,7 +376,7 @@ class Attempts:
         return Assignment(
             task=task,
             handler=handler,
-            inputs=tuple([Path(layout.absolute(path)) for path in task.input_files]),
+            input_paths=tuple([layout.absolute(path) for path in task.input_files]),
             private=layout.attempt(task.id, task.attempt),
             config=self._configs(task.type),
         )

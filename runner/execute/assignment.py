@@ -17,14 +17,19 @@ class Assignment:
     """One attempt to run: `task` is processing and its `attempt` is the number of this one.
 
     `private` is the path, absolute, below whose name the attempt has its own two directories; neither exists yet.
-    Text, because most attempts need neither, and making a `Path` costs more than starting one.
+    Paths are text, because most attempts ask for none, and making a `Path` costs more than starting one.
     """
 
     task: Task
     handler: Handler
-    inputs: tuple[Path, ...]
+    input_paths: tuple[str, ...]
     private: str
     config: Mapping[str, Any]
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Its input files, absolute."""
+        return tuple(map(Path, self.input_paths))
 
     @property
     def output_dir(self) -> Path:

@@ -57,7 +57,7 @@ def run_once(
         assignment = Assignment(
             task=_task(handler, submission, inputs),
             handler=handler,
-            inputs=tuple(Path(path).absolute() for path in inputs),
+            input_paths=tuple(str(Path(path).absolute()) for path in inputs),
             private=str(Path(private, "attempt.1")),
             config=config or {},
         )

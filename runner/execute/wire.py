@@ -140,7 +140,7 @@ class Brief:
 
     def assign(self, handler: Handler) -> Assignment:
         """The assignment, once the handler's file is loaded."""
-        return Assignment(self.task, handler, self.inputs, self.private, self.config)
+        return Assignment(self.task, handler, tuple(map(str, self.inputs)), self.private, self.config)
 
 
 def read_brief(descriptor: int) -> Brief:

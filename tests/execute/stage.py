@@ -117,7 +117,7 @@ class Stage:
         self._count += 1
         private = self.folder / f"attempt-{self._count}"
         task = make_task(handler.name, f"task-{self._count}", dict(payload or {}))
-        return Assignment(task, handler, inputs, str(private), config or {})
+        return Assignment(task, handler, tuple(map(str, inputs)), str(private), config or {})
 
     def begin(self, source: str, **parts: Any) -> tuple[Assignment, Recorder]:
         """Start an attempt of the handler in `source`."""
