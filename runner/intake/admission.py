@@ -9,7 +9,6 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Protocol
@@ -106,8 +105,7 @@ class Origin(NamedTuple):
     task_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A task that may be created, and its files: `places` are their paths as the task says them."""
 
     task: Task
@@ -184,13 +182,17 @@ class Admission:
             yield from [error] * len(origins)
             return
         shared, room = _fields(submission, origins[0], handler, now), self._room(user_id, ahead)
+        has_quota = self._has_quota(user_id)
         for origin in origins:
             try:
                 if room <= 0:
                     self._check_load(user_id, ahead[user_id], ahead.total() - ahead[user_id])
-                self._check_quota(origin)
-                own = {"drop": origin.drop, "unique_key": _unique_key(submission, origin, shared["queue"])}
-                admitted = self._fill(shared | own, submission, origin, handler)
+                if has_quota:
+                    self._check_quota(origin)
+                own = {**shared, "drop": origin.drop}
+                if submission.unique is not None:
+                    own["unique_key"] = _unique_key(submission, origin, shared["queue"])
+                admitted = self._fill(own, submission, origin, handler)
             except RunnerError as error:
                 yield error
             else:
@@ -231,7 +233,9 @@ class Admission:
             check_files(handler, arrivals)
         fields["id"], fields["status"] = task_id, _first_status(submission, arrivals)
         if arrivals:
-            fields |= _files(origin.user_id, task_id, arrivals)
+            fields["input_files"] = _places(origin.user_id, task_id, arrivals)
+            fields["original_filename"] = _shortened(arrivals[0].name)
+            fields["file_size"] = sum([arrival.size or 0 for arrival in arrivals])
         return Admitted(make(fields), arrivals)
 
     def _check(self, submission: Submission, origin: Origin, handler: Handler, now: datetime) -> None:
@@ -268,8 +272,11 @@ class Admission:
                 yield from (Problem(f"{pointer}{problem.pointer}", problem.message) for problem in error.problems)
             chained, pointer = chained.on_success, f"{pointer}/on_success"
 
+    def _has_quota(self, user_id: str) -> bool:
+        return self._quota is not None and self._quota.limit_of(user_id) is not None
+
     def _check_quota(self, origin: Origin) -> None:
-        if self._quota is not None and self._quota.limit_of(origin.user_id) is not None:
+        if self._quota is not None and self._has_quota(origin.user_id):
             self._quota.check(origin.user_id, sum(arrival.size or 0 for arrival in origin.inputs))
 
     def _room(self, user_id: str, ahead: Counter[str]) -> float:
@@ -392,12 +399,8 @@ def _head(arrival: Arrival) -> bytes:
         raise _unreadable(arrival, error.strerror) from error
 
 
-def _files(user_id: str, task_id: str, arrivals: tuple[Arrival, ...]) -> dict[str, Any]:
-    return {
-        "input_files": _places(user_id, task_id, arrivals),
-        "original_filename": arrivals[0].name.encode("utf-8", "replace").decode()[:200],
-        "file_size": sum(arrival.size or 0 for arrival in arrivals),
-    }
+def _shortened(name: str) -> str:
+    return (name if name.isascii() else name.encode("utf-8", "replace").decode())[:200]
 
 
 def _measured(arrival: Arrival) -> Arrival:

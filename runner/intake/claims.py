@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from runner.task import Drop, Source, make_drop
 
 MAX_DOCUMENT_INPUTS = 1000
 _NO_PAYLOAD: dict[str, Any] = {}
+_tuple: Final = tuple.__new__
 
 
 class Claims:
@@ -39,16 +40,13 @@ class Claims:
         """What to hand in for a ready file. `outbox`: where its result goes. Raises `InvalidSubmission`."""
         if ready.folder.documents:
             return self._make_of_document(ready, outbox)
-        path = ready.folder.absolute(ready.name)
-        arrival = Arrival(path, shown(ready.name.rpartition("/")[2]), ready.seen.size, Handover.MOVE)
-        origin = Origin(
-            source=Source.INBOX,
-            user_id=ready.folder.user_id,
-            inputs=(arrival,),
-            drop=self._drop(ready, path, outbox),
-            task_id=self._ids.next(),
-        )
-        return self._submission(ready.folder, ready.payload), origin
+        folder, name = ready.folder, ready.name
+        path = folder.absolute(name)
+        # As `Arrival(…)` and `Origin(…)` make them, at a third of the cost.
+        arrival = _tuple(Arrival, (path, shown(name.rpartition("/")[2]), ready.seen.size, Handover.MOVE))
+        drop = self._drop(ready, path, outbox)
+        origin = _tuple(Origin, (Source.INBOX, folder.user_id, (arrival,), drop, None, None, self._ids.next()))
+        return self._submission(folder, ready.payload), origin
 
     def _submission(self, folder: Folder, payload: dict[str, Any] | None) -> Submission:
         if payload is not None:

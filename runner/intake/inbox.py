@@ -32,7 +32,7 @@ from runner.intake.mounts import Mounts
 from runner.intake.outbox import Outbox
 from runner.intake.porter import Porter
 from runner.intake.rounds import SOON_SECONDS, Rounds
-from runner.intake.taking import MAX_BATCH, Summary, Taking
+from runner.intake.taking import MANY, MAX_BATCH, Summary, Taking
 from runner.intake.watcher import Watcher
 from runner.store import Store, Transition
 from runner.task import Source, Status, Task
@@ -143,6 +143,7 @@ class Inbox:
             # What is under way is still in its folder, and would be taken for something that no event had announced.
             self.taking.finish(now, summary)
             summary.found = self._scan(now)
+            self._porter.expect(summary.found)
         for hold in self.holds.due(now):
             self.lanes.put_first(hold.folder, (hold.name,))
         self._take(now, summary)
@@ -172,9 +173,9 @@ class Inbox:
     def hear(self, transitions: Iterable[Transition]) -> None:
         """Tasks reached new versions. The committer's thread; quick."""
         for before, task, removed in transitions:
-            if task.source is Source.INBOX:
-                waits = task.status is Status.PENDING and not removed
-                self._ahead += waits - (before is Status.PENDING)
+            waits, has_waited = task.status is Status.PENDING and not removed, before is Status.PENDING
+            if waits is not has_waited and task.source is Source.INBOX:
+                self._ahead += waits - has_waited
         if self._is_full and self._may_take():
             self._notices.put(Notice())
 
@@ -221,9 +222,10 @@ class Inbox:
             self.rounds.heard(folder)
             if names:
                 self.lanes.add(folder, names)
-        for path in notice.removed:
-            if path in self.holds:
-                self.holds.release(path)
+        if len(notice.changed) >= MANY:
+            self._porter.expect(len(self.lanes))
+        for path in notice.removed if len(self.holds) else ():
+            self.holds.release(path)
 
     # How much, and when
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
@@ -120,8 +120,12 @@ class Inspector:
             fixed = None if folder.is_kept else _why_fixed(fd)
             plain = {} if fixed or folder.documents or folder.companions else self._find_plain(folder, names)
             has_errors = not folder.documents and not folder.is_kept and os.access(folder.error_path, os.F_OK)
+            trusted = self._find_trusted(folder, plain)
             for name in names:
                 glance = plain.get(name.rpartition("/")[2])
+                if glance is not None and glance.seen.device in trusted:
+                    yield name, Ready(folder, name, glance.seen, is_alone=True, is_new=glance.is_new)
+                    continue
                 finding = fixed or self._inspect_file(fd, folder, name, now, glance)
                 if has_errors and glance is None and isinstance(finding, Ready) and finding.sidecar is None:
                     finding = self._read_left(finding, now)
@@ -139,9 +143,16 @@ class Inspector:
         """Of many files in a directory, those that are plain, by the last part of their names."""
         return self.porter.look(*_look_of(folder, names))
 
+    def _find_trusted(self, folder: Folder, plain: Mapping[str, Glance]) -> Set[int]:
+        """The devices on which a plain file is ready."""
+        if folder.settle_seconds is not None:
+            return frozenset()
+        devices = {glance.seen.device for glance in plain.values()}
+        return {device for device in devices if self.mounts.trust(device) is Trust.LOCAL}
+
     def _inspect_file(self, fd: int, folder: Folder, name: str, now: float, glance: Glance | None) -> Finding:
         if glance is not None:
-            return self._judge_plain(fd, Ready(folder, name, glance.seen, is_alone=True, is_new=glance.is_new), now)
+            return self._judge(fd, Ready(folder, name, glance.seen, is_alone=True, is_new=glance.is_new), now)
         base = name.rpartition("/")[2]
         try:
             seen = look(fd, base)
@@ -156,11 +167,6 @@ class Inspector:
         return self._judge(
             fd, Ready(folder, name, seen, companions=tuple(name + end for end in folder.companions)), now
         )
-
-    def _judge_plain(self, fd: int, file: Ready, now: float) -> Finding:
-        if file.folder.settle_seconds is None and self.mounts.trust(file.seen.device) is Trust.LOCAL:
-            return file
-        return self._judge(fd, file, now)
 
     def _judge(self, fd: int, file: Ready, now: float) -> Finding:
         hold = self.holds.find(file.folder.absolute(file.name))

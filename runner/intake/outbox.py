@@ -84,7 +84,10 @@ class Names:
         after the last call, when there was no such entry and nobody has let go of one since."""
         released = {self._released.popleft() for _ in range(len(self._released))}
         self._reserved -= released
-        return [self._reserve(entry_of(*names), is_new, released) for *names, is_new in wanted]
+        return [
+            self._reserve(entry_of(user_id, handler, name), is_new, released)
+            for user_id, handler, name, is_new in wanted
+        ]
 
     def _reserve(self, entry: str, is_new: bool, released: set[str]) -> str:
         is_free = is_new and entry not in released and entry not in self._reserved
@@ -148,6 +151,7 @@ class Outbox:
         self._news: SimpleQueue[list[Transition] | None] = SimpleQueue()
         self._ended: dict[str, Task | None] = {}
         self._way_until = 0.0
+        self._coming = 0
         self._closing = threading.Event()
         self._running: dict[str, tuple[Task, float]] = {}
         self._failed: dict[str, Task | None] = {}
@@ -159,7 +163,8 @@ class Outbox:
         """The entry for each file about to be taken; None if there is to be none. The inbox's thread."""
         if not self._enabled:
             return [None] * len(wanted)
-        has_entry = [is_plain(one.handler) for one in wanted]
+        plain = {handler for handler in {one.handler for one in wanted} if is_plain(handler)}
+        has_entry = [one.handler in plain for one in wanted]
         entries = iter(self._names.reserve([one for one, has in zip(wanted, has_entry, strict=True) if has]))
         return [next(entries) if has else None for has in has_entry]
 
@@ -167,8 +172,9 @@ class Outbox:
         """The file was not taken after all."""
         self._names.release(entry)
 
-    def make_way(self) -> None:
-        """Many files are being taken. The inbox's thread."""
+    def make_way(self, coming: int = 0) -> None:
+        """Many files are being taken, and at least so many more after them. The inbox's thread."""
+        self._coming = max(self._coming, coming)
         self._way_until = self._clock() + WAY_SECONDS
 
     def hear(self, transitions: Iterable[Transition]) -> None:
@@ -228,6 +234,8 @@ class Outbox:
         """Deals with a batch of news, with running tasks, and with what failed before, as far as that is due."""
         now = self._clock()
         self._sort(transitions, now)
+        coming, self._coming = self._coming, 0
+        self._porter.expect(coming)
         ended = {**self._take_ended(now), **self._take_failed(now)}
         if ended:
             self._flush_logs()
@@ -280,7 +288,9 @@ class Outbox:
 
     def _take_ended(self, now: float) -> dict[str, Task | None]:
         """Those whose entries are to be written now, the first to end first."""
-        count = FEW if self._makes_way(now) and not self._porter.is_up else MAX_BATCH
+        count = MAX_BATCH
+        if self._makes_way(now) and not self._porter.is_ready:
+            count = 0 if self._porter.is_up else FEW
         return {task_id: self._ended.pop(task_id) for task_id in list(islice(self._ended, count))}
 
     def _find_all(self, wanted: Mapping[str, Task | None]) -> list[Task]:

@@ -137,7 +137,8 @@ class Rounds:
         return device
 
     def _list(self, folder: Folder, below: str) -> Iterable[Listing]:
-        return list_folder(folder, self.folders.ignored, below)
+        lane = self.lanes.find(folder)
+        return list_folder(folder, self.folders.ignored, below, lane.names if lane else {})
 
     def _note(self, listing: Listing, count: FolderCount | None) -> int:
         folder = listing.folder
@@ -148,7 +149,7 @@ class Rounds:
         if folder.is_kept and self.seen is not None:
             new = [name for name in new if not self.seen.is_unchanged(folder, name)]
         if count is not None:
-            count.files += len(listing.names) + listing.beyond
+            count.files += listing.known + len(listing.names) + listing.beyond
             count.ignored += len(listing.ignored)
             count.trouble = count.trouble or (str(listing.trouble.strerror) if listing.trouble else "")
         return self.lanes.add(folder, new)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from runner.intake.admission import NAME
 from runner.intake.folders import Folder, Folders
@@ -15,17 +15,23 @@ MAX_NAMES: Final = 50_000
 """So many files of one directory are noted at a time; the others are only counted until those are taken."""
 
 
+class Known(Container[str], Sized, Protocol):
+    """The paths under a folder of files that need not be found again."""
+
+
 @dataclass(slots=True)
 class Listing:
     """The files of one directory. `below`: its path under the folder, empty at the top.
 
-    `names` are sorted. `beyond`: how many more there are than were noted. `ignored`: name → rule; `unfinished`: the
-    inodes of those. `inner`: the names of its subdirectories. `trouble`: why it could not be read.
+    `names` are sorted. `known`: how many others are known already. `beyond`: how many more there are than were noted.
+    `ignored`: name → rule; `unfinished`: the inodes of those. `inner`: the names of its subdirectories. `trouble`: why
+    it could not be read.
     """
 
     folder: Folder
     below: str
     names: list[str] = field(default_factory=list)
+    known: int = 0
     beyond: int = 0
     ignored: dict[str, str] = field(default_factory=dict)
     unfinished: set[int] = field(default_factory=set)
@@ -37,25 +43,29 @@ class Listing:
         return f"{self.below}/{name}" if self.below else name
 
 
-def list_folder(folder: Folder, ignored: Ignored, below: str = "") -> Iterator[Listing]:
+def list_folder(folder: Folder, ignored: Ignored, below: str = "", known: Known = frozenset()) -> Iterator[Listing]:
     """The directory `below` the folder and all under it, one listing each, error folders left out. No link is
     followed; a directory that cannot be read is listed with its `trouble`."""
     waiting = [below]
     while waiting:
-        listing = list_directory(folder, waiting.pop(), ignored)
+        listing = list_directory(folder, waiting.pop(), ignored, known)
         yield listing
         if folder.recursive:
             waiting.extend(listing.name_of(name) for name in reversed(listing.inner))
 
 
-def list_directory(folder: Folder, below: str, ignored: Ignored) -> Listing:
+def list_directory(folder: Folder, below: str, ignored: Ignored, known: Known = frozenset()) -> Listing:
     """One directory."""
     listing = Listing(folder, below)
-    path = folder.absolute(below) if below else folder.path
+    path, front = (folder.absolute(below), f"{below}/") if below else (folder.path, "")
+    room = MAX_NAMES - len(known)
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                _note(listing, entry, ignored)
+                if front + entry.name in known:
+                    listing.known += 1
+                else:
+                    _note(listing, entry, ignored, room)
     except OSError as error:
         listing.trouble = error
     listing.names.sort()
@@ -63,7 +73,7 @@ def list_directory(folder: Folder, below: str, ignored: Ignored) -> Listing:
     return listing
 
 
-def _note(listing: Listing, entry: os.DirEntry[str], ignored: Ignored) -> None:
+def _note(listing: Listing, entry: os.DirEntry[str], ignored: Ignored, room: int) -> None:
     name = entry.name
     if rule := ignored.rule(name):
         listing.ignored[name] = rule
@@ -71,7 +81,7 @@ def _note(listing: Listing, entry: os.DirEntry[str], ignored: Ignored) -> None:
     elif entry.is_dir(follow_symlinks=False):
         if listing.below or name != ERROR_FOLDER:
             listing.inner.append(name)
-    elif len(listing.names) < MAX_NAMES:
+    elif len(listing.names) < room:
         listing.names.append(name)
     else:
         listing.beyond += 1

@@ -179,16 +179,14 @@ class Taking:
         ready = []
         for name, finding in self._inspector.inspect(folder, names, now):
             if isinstance(finding, Ready):
-                if not self._was_taken(finding):
+                if not (folder.is_kept and self._was_taken(finding)):
                     ready.append(finding)
             else:
                 self._settle(folder, name, finding, now, summary)
         return ready
 
     def _was_taken(self, file: Ready) -> bool:
-        """Whether it is a file that stays, and was taken already."""
-        if not file.folder.is_kept:
-            return False
+        """Whether a file that stays was taken already."""
         try:
             known = self.keeping.seen.knows(file.folder, file.name, file.seen)
         except OSError:
@@ -245,7 +243,7 @@ class Taking:
         if not claims:
             return
         if len(claims) >= MANY:
-            self._outbox.make_way()
+            self._outbox.make_way(len(self._lanes))
         haul = self._take([claim.drop for claim in claims])
         if len(claims) >= MANY:
             self._outbox.make_way()
@@ -255,7 +253,7 @@ class Taking:
         self._under_way = UnderWay(claims, haul, names)
 
     def _settle_answer(self, claim: Claim, answer: Task | RunnerError | Held, now: float, summary: Summary) -> None:
-        if _lost_race(claim, answer):
+        if claim.file.folder.dedupe and _lost_race(claim, answer):
             self._outbox.release(claim.entry)
             self._lanes.put_first(claim.file.folder, (claim.file.name,))
         elif isinstance(answer, Task):
@@ -276,7 +274,9 @@ class Taking:
     def _claim(self, file: Ready, entry: str | None, now: float, summary: Summary) -> Claim | None:
         try:
             claim = Claim(file, entry, self._claims.make(file, entry))
-            found = self.duplicates.look(file, claim.drop[0]) if file.folder.dedupe and entry else claim.drop[0]
+            if not (file.folder.dedupe and entry):
+                return claim
+            found = self.duplicates.look(file, claim.drop[0])
             if isinstance(found, Submission):
                 claim.drop = found, claim.drop[1]
                 return claim
@@ -313,30 +313,31 @@ class Taking:
         self.pause = Pause(error.code, str(error), now + min(error.retry_after_seconds, LONGEST_PAUSE_SECONDS))
 
     def _note_taken(self, claim: Claim, task: Task, now: float, summary: Summary) -> None:
-        file = claim.file
-        path = file.folder.absolute(file.name)
+        file, folder = claim.file, claim.file.folder
+        path = folder.absolute(file.name)
         self._holds.release(path)
-        self._lanes.clear(file.folder)
-        if file.folder.is_kept:
+        self._lanes.clear(folder)
+        if folder.is_kept:
             if task.drop is None or task.drop.outbox != claim.entry:
                 self._outbox.release(claim.entry)  # it was taken before a crash
-            if file.folder.supersede:
+            if folder.supersede:
                 self.succession.follow(path, task)
             summary.taken += 1
             return
         if file.sidecar is not None:
-            self._forget_sidecar(file.folder.absolute(file.sidecar))
+            self._forget_sidecar(folder.absolute(file.sidecar))
         if task.status is Status.FAILED:
             self._note_not_taken(file, task, now, summary)
             return
         if "/" in file.name:
-            self._emptied.add((file.folder.path, file.name.rpartition("/")[0]))
-        self._remove_beside(file)
+            self._emptied.add((folder.path, file.name.rpartition("/")[0]))
+        if file.companions:
+            self._remove_beside(file)
         self._remember(path, task.id)
-        if file.folder.supersede:
+        if folder.supersede:
             self.succession.follow(path, task)
         summary.taken += 1
-        self._retaken.setdefault(file.folder.path, (file.folder, []))[1].append(file.name)
+        self._retaken.setdefault(folder.path, (folder, []))[1].append(file.name)
 
     def _remember(self, path: str, task_id: str) -> None:
         self.taken[path] = task_id
@@ -446,7 +447,7 @@ def _wanted(file: Ready) -> Wanted:
 def _lost_race(claim: Claim, answer: Task | RunnerError | Held) -> bool:
     """Whether another file of the same content became a task just before; this one is still in its folder."""
     submission, origin = claim.drop
-    if not claim.file.folder.dedupe or submission.unique_key is None:
+    if submission.unique_key is None:
         return False
     return isinstance(answer, KeyConflict) or (isinstance(answer, Task) and answer.id != origin.task_id)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.intake import porter as module
+from runner.intake.inbox import Notice
 from runner.intake.names import entry_of
 from runner.intake.porter import Load, Place, Porter
 from runner.intake.taking import Summary
@@ -179,6 +180,27 @@ def test_few_files_do_not_start_a_process_and_none_waits_for_it(site: Site) -> N
         porter.rest()
         ups.append(porter.is_up)
     assert ups == [False, False, False, True, True, False]
+
+
+def test_the_porters_begin_when_many_files_are_seen_to_come(site: Site) -> None:
+    """And the outbox leaves what ends meanwhile to its own, as long as files are taken; it is not left to nobody."""
+    site.porter._storm = site.outbox_porter._storm = 80
+    site.porter._many = 1000
+    for number in range(80):
+        site.drop(f"keep/{number}.txt")
+    site.inbox._heed(Notice(changed={str(site.data / f"inbox/keep/{number}.txt") for number in range(80)}))
+    assert site.porter.is_up
+    site.inbox.taking.run_once(70, 0.0, Summary())
+    for task in site.tasks():
+        site.run(task)
+    site.outbox.make_way(80)
+    site.outbox._way_until = float("inf")
+    site.write_outbox()
+    assert (site.outbox_porter.is_up, site.listing("outbox/keep")) == (True, [])
+    site.outbox_porter.await_start()
+    site.store.writer.flush()
+    site.outbox.run_once([])
+    assert len(site.listing("outbox/keep")) == 70
 
 
 def test_the_next_files_are_looked_at_while_the_last_ones_move(busy: Site) -> None:

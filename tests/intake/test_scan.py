@@ -64,6 +64,15 @@ def test_of_very_many_files_some_are_only_counted(tmp_path: Path, monkeypatch: p
     assert (len(listing.names), listing.beyond) == (3, 2)
 
 
+def test_what_is_known_is_only_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan amid very many files costs little, and they have their share of what is noted."""
+    monkeypatch.setattr(scan, "MAX_NAMES", 3)
+    folder = _write(tmp_path, "a.txt", "b.txt", "sub/a.txt", "sub/b.txt", "sub/c.txt")
+    top, sub = list_folder(folder, Ignored(), known={"a.txt", "sub/b.txt"})
+    assert (top.names, top.known, top.beyond) == (["b.txt"], 1, 0)
+    assert (len(sub.names), sub.known, sub.beyond) == (1, 1, 1)
+
+
 def test_the_folders_of_handlers_and_users_are_found(tmp_path: Path) -> None:
     """And the further ones of the configuration, whether they are there or not."""
     for name in ("keep", "@anna/keep", "@anna/resize", "@../keep", ".stfolder", "error"):
