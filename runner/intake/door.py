@@ -53,7 +53,7 @@ class Gate(Protocol):
 
 class Haul(NamedTuple):
     """Dropped files that were handed in. `answers` says of each its task, or why there is none; if they are `moving`
-    still it waits for that. It is to be called once, and before the next are handed in."""
+    still it waits for that. It is to be called once, and before the next are given to the porter."""
 
     moving: bool
     answers: Callable[[], list[Task | RunnerError]]
@@ -140,18 +140,21 @@ class Door:
         """Dropped files, each on its own, in one durable commit: recorded first, renamed second, started last."""
         return self.take_ahead(pairs).answers()
 
-    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]]) -> Haul:
+    def take_ahead(
+        self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None] = lambda: None
+    ) -> Haul:
         """The same, but that the porter may still rename some when this returns; they start when it is asked for the
-        answers."""
+        answers. `meanwhile` is called once, while they are on their way to the disk."""
         try:
             self._check_room()
         except DiskFull as error:
+            meanwhile()
             refused: list[Task | RunnerError] = [error] * len(pairs)
             return Haul(False, lambda: refused)
         found = [self._bring_in_document(one) for one in self._admit_each(pairs)]
         admitted = {one.task.id: one for one in found if isinstance(one, Admitted)}
         self._gate.hold(admitted)
-        answers = self._record_all(list(admitted.values()))
+        answers = self._record_all(list(admitted.values()), meanwhile)
         recorded = [one.task for task_id, one in admitted.items() if answers[task_id] is one.task]
         carrying = self._carry_ahead(recorded)
         under_way = {task.id for task in carrying}
@@ -352,15 +355,18 @@ class Door:
                 return error
         return admitted
 
-    def _record_all(self, admitted: Sequence[Admitted]) -> dict[str, Task | RunnerError]:
+    def _record_all(self, admitted: Sequence[Admitted], meanwhile: Callable[[], None]) -> dict[str, Task | RunnerError]:
         """By the id that each was given: the task once it is recorded, or what there is instead."""
         plain = [one for one in admitted if one.task.unique_key is None]
         groups = [[one] for one in admitted if one.task.unique_key is not None]
-        return self._record_groups([plain, *groups] if plain else groups)
+        return self._record_groups([plain, *groups] if plain else groups, meanwhile)
 
-    def _record_groups(self, groups: Iterable[Sequence[Admitted]]) -> dict[str, Task | RunnerError]:
+    def _record_groups(
+        self, groups: Iterable[Sequence[Admitted]], meanwhile: Callable[[], None] = lambda: None
+    ) -> dict[str, Task | RunnerError]:
         recording = [(group, self._record(group)) for group in groups]
         self._store.drive()
+        meanwhile()
         answers: dict[str, Task | RunnerError] = {}
         for group, ticket in recording:
             answers |= self._await_record(group, ticket)

@@ -61,7 +61,7 @@ class Notice:
 class Takes(Protocol):
     """Where files are handed in: many that move, each on its own, and one that was copied."""
 
-    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]]) -> Haul:
+    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None]) -> Haul:
         """See `taking.Take`."""
 
     def submit(self, submission: Submission, origin: Origin) -> Task:
@@ -100,7 +100,9 @@ class Inbox:
             self.rounds.mounts, self.holds, config.settle_seconds, porter, unfinished=self.rounds.unfinished
         )
         self._porter = porter
-        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, door.take_ahead, keeping)
+        # One of them may wait for its slots, one move, and one be on its way to the disk.
+        self._batch = min(MAX_BATCH, (config.claim_ahead + 3) // 4)
+        self.taking = Taking(store, handlers, self.lanes, inspector, outbox, door.take_ahead, keeping, self._batch)
         self.watcher = None if config.force_polling is True else self._make_watcher(config)
         self._notices: SimpleQueue[Notice] = SimpleQueue()
         self._thread = threading.Thread(target=self._run_guarded, name="inbox", daemon=True)
@@ -242,7 +244,7 @@ class Inbox:
         return not self._is_full
 
     def _wanted(self) -> int:
-        return min(MAX_BATCH, (self._claim_ahead + 1) // 2, max(len(self.lanes), 1))
+        return min(self._batch, max(len(self.lanes), 1))
 
     def _seconds_to_wait(self) -> float:
         if self.taking.is_under_way:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, NamedTuple
 
 from runner.errors import InvalidSubmission, KeyConflict, LimitReached, RunnerError, Unavailable, UnknownHandler
@@ -45,8 +46,9 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 REMEMBERED: Final = 10_000
 """So many taken files are remembered by their path, for `why`."""
 
-Take = Callable[[Sequence[tuple[Submission, Origin]]], Haul]
-"""Hands in a batch, each on its own, durable when it returns; the files may still be moving then."""
+Take = Callable[[Sequence[tuple[Submission, Origin]], Callable[[], None]], Haul]
+"""Hands in a batch, each on its own, durable when it returns; the files may still be moving then. What is to be done
+while they are on their way to the disk is called once."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +93,8 @@ class UnderWay(NamedTuple):
 class Taking:
     """From the lanes to `take`. While files move to their tasks, the next ones are looked at.
 
-    One thread; `pause` and `taken` (path → task id) may be read by any.
+    One thread; `pause` and `taken` (path → task id) may be read by any. `batch`: how many files at a time, at least
+    `MANY`.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Taking:
         outbox: Outbox,
         take: Take,
         keeping: Keeping,
+        batch: int = MAX_BATCH,
     ) -> None:
         self._files = store.files
         self._handlers = handlers
@@ -114,6 +118,7 @@ class Taking:
         self._outbox = outbox
         self._take = take
         self.keeping = keeping
+        self.batch = min(max(batch, MANY), MAX_BATCH)
         self.duplicates = Duplicates(store, handlers, self._rejects)
         self.succession = Succession(store)
         self.pause: Pause | None = None
@@ -135,7 +140,7 @@ class Taking:
             self.finish(now, summary)
             return
         ready: list[Ready] = []
-        for folder, names in self._lanes.next(min(limit, MAX_BATCH), now):
+        for folder, names in self._lanes.next(min(limit, self.batch), now):
             if self._is_served(folder, names, now):
                 ready += self._inspect(folder, self._leave_out(folder, names), now, summary)
         if ready:
@@ -230,21 +235,25 @@ class Taking:
         ]
         if claims:
             self.pause = None
-        self.finish(now, summary)
-        if (coming := self._lanes.peek(MAX_BATCH)) is not None:
-            self._inspector.look_ahead(*coming)
-        self._take_all([claim for claim in claims if not claim.file.folder.is_kept])
+        self._take_all([claim for claim in claims if not claim.file.folder.is_kept], now, summary)
         for claim in claims:
             if claim.file.folder.is_kept:
                 self._settle_answer(claim, self.keeping.take(claim.file, *claim.drop), now, summary)
 
-    def _take_all(self, claims: Sequence[Claim]) -> None:
+    def _turn_over(self, now: float, summary: Summary) -> None:
+        """The last batch is done with, and the next one looked at."""
+        self.finish(now, summary)
+        if (coming := self._lanes.peek(self.batch)) is not None:
+            self._inspector.look_ahead(*coming)
+
+    def _take_all(self, claims: Sequence[Claim], now: float, summary: Summary) -> None:
         """All of them become tasks in one commit."""
         if not claims:
+            self._turn_over(now, summary)
             return
         if len(claims) >= MANY:
             self._outbox.make_way(len(self._lanes))
-        haul = self._take([claim.drop for claim in claims])
+        haul = self._take([claim.drop for claim in claims], partial(self._turn_over, now, summary))
         if len(claims) >= MANY:
             self._outbox.make_way()
         names: dict[str, set[str]] = {}

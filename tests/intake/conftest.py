@@ -121,10 +121,10 @@ class Site:
         self.heard.extend(transitions)
         self.inbox.hear(transitions)
 
-    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]]) -> Haul:
+    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None]) -> Haul:
         """See `inbox.Takes`; batches are counted."""
         self.batches.append(len(pairs))
-        return self.door.take_ahead(pairs)
+        return self.door.take_ahead(pairs, meanwhile)
 
     def submit(self, submission: Submission, origin: Origin) -> Task:
         """See `inbox.Takes`."""

@@ -215,10 +215,10 @@ def test_a_file_that_changes_between_look_and_rename_is_taken_later_and_once(
     path = site.drop("keep/a.txt", "old")
     take = site.inbox.taking._take
 
-    def change_then_take(pairs: list) -> object:  # type: ignore[type-arg]
+    def change_then_take(pairs: list, meanwhile: object) -> object:  # type: ignore[type-arg]
         path.write_text("newer")
         monkeypatch.setattr(site.inbox.taking, "_take", take)
-        return take(pairs)
+        return take(pairs, meanwhile)  # type: ignore[arg-type]
 
     monkeypatch.setattr(site.inbox.taking, "_take", change_then_take)
     site.scan()
@@ -393,7 +393,7 @@ def test_a_file_that_is_gone_leaves_no_reason_behind(site: Site) -> None:
     """Somebody took it back just when it was to be refused."""
     path = site.drop("table/a.txt")
     take = site.inbox.taking._take
-    site.inbox.taking._take = lambda pairs: (take(pairs), path.unlink())[0]  # type: ignore[func-returns-value]
+    site.inbox.taking._take = lambda *batch: (take(*batch), path.unlink())[0]  # type: ignore[func-returns-value]
     site.scan()
     assert site.listing("inbox") == []
 

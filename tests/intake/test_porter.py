@@ -222,6 +222,18 @@ def test_the_next_files_are_looked_at_while_the_last_ones_move(busy: Site) -> No
     assert len(busy.gate.released) == 3
 
 
+def test_files_that_move_start_whatever_becomes_of_the_next_ones(busy: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are settled while those are on their way to the disk, or were refused."""
+    for name in ("a.txt", "b.txt"):
+        busy.drop(f"keep/{name}")
+    busy.inbox.lanes.add(busy.inbox.folders.of_handler("keep"), ["a.txt", "b.txt"])
+    busy.inbox.taking.run_once(1, 0.0, Summary())
+    assert (busy.inbox.taking.is_under_way, busy.gate.released) == (True, [])
+    monkeypatch.setattr(busy.store.space, "shortage", "the disk is full")
+    busy.inbox.taking.run_once(1, 0.0, Summary())
+    assert (busy.listing("inbox"), len(busy.gate.released)) == (["keep/b.txt"], 1)
+
+
 def test_a_scan_finds_nothing_new_in_files_that_move(busy: Site) -> None:
     """Or it would think that events are missing, and not trust this filesystem any more."""
     for number in range(10):
