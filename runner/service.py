@@ -267,6 +267,10 @@ class Service:
         """Has what was queued committed; does not wait."""
         self.door.commit_queued()
 
+    def commit_here(self) -> None:
+        """The same on this thread if the disk is quick. It may be the main one if no signal's handler raises in it."""
+        self.door.commit_here()
+
     def has_room(self) -> bool:
         """Whether `submit` would go ahead, rather than wait for task files to catch up with the journal."""
         return self.store.writer.has_room

@@ -100,6 +100,10 @@ class Door:
         """Has the committer's thread commit what was queued: it is woken once for all of it."""
         self._store.submit(())
 
+    def commit_here(self) -> None:
+        """The same on this thread if the disk is quick. It may be the main one if no signal's handler raises in it."""
+        self._store.drive_here()
+
     def _hand_in(
         self, submission: Submission, origin: Origin, done: Done, hand_in: Callable[[Sequence[Create], Done], None]
     ) -> None:

@@ -7,8 +7,9 @@ to wake a thread and to be woken by it costs as much as all the rest (flat combi
 afford that calls `submit`, and the committer's own thread does it.
 
 The syncer then makes one `fdatasync` for all that has been appended meanwhile, publishes it to memory, tells the
-listener once a batch and acknowledges each group. Nobody sees a change, and nobody is told of it, before the sync has
-returned.
+listener once a batch and acknowledges each group. Where nothing else is on its way to the disk, whoever leads may do
+that itself (`drive_here`), and no thread has to be woken. Nobody sees a change, and nobody is told of it, before the
+sync has returned.
 
 The listener alone hears of a batch before it is written (`Listener.staged`), so that what follows from it at once, the
 start of a task that has just been created, is written and synced with it.
@@ -25,13 +26,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple, Protocol
 
 from runner.errors import Degraded, DiskFull, RunnerError, ShuttingDown
 from runner.store.changes import Change, Stage, State, Transition, Unpublished, apply
 from runner.store.journal import Journal, Kind
+from runner.store.quickness import Quickness
 from runner.store.space import Space, is_full
 from runner.task import Task
 
@@ -42,6 +44,14 @@ MAX_TURNS = 4
 SOON_SECONDS: Final = 0.001
 """How long an end may wait for others, to be appended together with them."""
 _MAIN_THREAD: Final = threading.main_thread().ident
+
+
+class Reach(Enum):
+    """How far a leader brings a batch: it is appended to the `JOURNAL` and left to the syncer, or all the way, to the
+    `DISK` and to those who wait for it."""
+
+    JOURNAL = auto()
+    DISK = auto()
 
 
 class Durability(StrEnum):
@@ -135,6 +145,9 @@ class Committer:
         self._published: SimpleQueue[Stage] = SimpleQueue()
         self._unpublished = Unpublished(state)
         self._leading = threading.Lock()
+        self.quickness = Quickness()
+        self._handed_over = 0
+        self._settled = 0
         self._journal_lock = threading.Lock()
         self._fault: BaseException | None = None
         self.failure: OSError | None = None
@@ -155,10 +168,12 @@ class Committer:
         if self._ended:
             self._refuse_rest()
 
-    def drive(self) -> None:
-        """Appends what is queued, unless another thread is doing that. The listener is told on this thread, so no lock
-        may be held that it takes. The main thread leaves it to the committer's: a signal could interrupt it halfway.
-        So does a handler that has called itself many times: the interpreter's limit could."""
+    def drive(self, reach: Reach = Reach.JOURNAL) -> None:
+        """Appends what is queued, unless another thread is doing that. `Reach.DISK` is for who waits for the disk then:
+        it is synced here too, if nothing else is on its way there and the disk was quick lately. The listener is told
+        on this thread, so no lock may be held that it takes. The main thread leaves it to the committer's: a signal
+        could interrupt it halfway. So does a handler that has called itself many times: the interpreter's limit
+        could."""
         if threading.get_ident() == _MAIN_THREAD or _is_deep():
             self._calls.put(0)
             return
@@ -166,7 +181,17 @@ class Committer:
             # Looked at again after every turn: who came meanwhile has found the lock taken, and relies on us.
             if self._queue.empty() or not self._leading.acquire(blocking=False):
                 return
-            self._lead()
+            self._lead(reach)
+            reach = Reach.JOURNAL
+        self._calls.put(0)
+
+    def drive_here(self) -> None:
+        """`drive` to the disk for a thread that has more to do, and so waits for nothing but a disk that was quick
+        lately. It may be the main one if no handler of a signal raises there."""
+        if self.quickness and self._leading.acquire(blocking=False):
+            self._lead(Reach.DISK)
+            if self._queue.empty():
+                return
         self._calls.put(0)
 
     def drive_soon(self) -> None:
@@ -232,13 +257,13 @@ class Committer:
 
     # On the thread that leads; it holds `_leading`
 
-    def _lead(self) -> None:
+    def _lead(self, reach: Reach = Reach.JOURNAL) -> None:
         """Appends one batch and lets go of the lead."""
         try:
             if self._ended:
                 self._refuse_rest()
             elif self._fault is None and (groups := self._next_batch()):
-                self._append(groups)
+                self._append(groups, reach)
         except BaseException as error:  # noqa: BLE001 - whoever leads may be anybody; it must end the process all the same
             self._fault = error
             self._calls.put(0)
@@ -252,14 +277,17 @@ class Committer:
                 groups.append(self._queue.get_nowait())
         return groups
 
-    def _append(self, groups: Sequence[Group]) -> None:
+    def _append(self, groups: Sequence[Group], reach: Reach) -> None:
         self._forget_published()
         stage = Stage(self._unpublished)
         batch = _Batch(stage, [])
         batch.apply(groups)
         self._listener.staged(stage.transitions)
         batch.apply(self._next_batch())
-        failure = self._write(batch)
+        if self._handed_over != self._settled or not self.quickness:
+            # What was appended before is published first; and nobody else can append while we sync.
+            reach = Reach.JOURNAL
+        failure = self._write(batch, reach)
         if failure is not None:
             self._refuse(batch, failure)
             return
@@ -268,6 +296,8 @@ class Committer:
             self._listener.appended(stage.transitions)
         if self._durability is Durability.PROCESS:
             self._publish([batch])
+        elif reach is Reach.DISK:
+            self._settle([batch])
 
     def _refuse(self, batch: _Batch, failure: RunnerError) -> None:
         """Answers each group with the failure, even one that was refused for a reason of its own: that reason may be
@@ -281,13 +311,15 @@ class Committer:
         while not self._published.empty():
             self._unpublished.forget(self._published.get())
 
-    def _write(self, batch: _Batch) -> RunnerError | None:
-        """Appends the records and hands the batch on to be synced, or says why not: none of it is in the journal."""
+    def _write(self, batch: _Batch, reach: Reach) -> RunnerError | None:
+        """Appends the records, and hands the batch on unless it is synced here. Or says why not: none of it is in the
+        journal."""
         records = batch.stage.records
         with self._journal_lock:
             failure = self._append_records(records) if records else None
-            if failure is None and self._durability is Durability.FULL:
+            if failure is None and self._durability is Durability.FULL and reach is Reach.JOURNAL:
                 # Under the lock: what is in the segment must be in this queue too when the syncer has to repeat it.
+                self._handed_over += 1
                 self._appended.put(batch)
         return failure
 
@@ -295,7 +327,10 @@ class Committer:
         if self.failure is not None:
             return _degraded(self.failure)
         try:
+            began = self.quickness.began()
             self._journal.append(records)
+            if self._durability is Durability.PROCESS:
+                self.quickness.note(began)
         except OSError as error:
             return self._append_again(records, error)
         return None
@@ -330,21 +365,26 @@ class Committer:
             self._appended.put(idle)
             idle.wait()
 
-    # On the syncer's thread; in durability `process` on the one that leads
+    # On the syncer's thread, or on the one that leads: in durability `process`, and where it reaches to the disk
 
     def _sync_once(self) -> bool:
         batches, control = self._next_appended()
         if batches:
-            failure = self._sync(batches)
-            if failure is None:
-                self._publish(batches)
-            else:
-                for batch in batches:
-                    self._refuse(batch, failure)
+            self._settle(batches)
+            self._settled += len(batches)
         if isinstance(control, threading.Event):
             control.set()
             return True
         return bool(batches) or control is not None
+
+    def _settle(self, batches: list[_Batch]) -> None:
+        """Syncs, and tells everybody how it went."""
+        failure = self._sync(batches)
+        if failure is None:
+            self._publish(batches)
+            return
+        for batch in batches:
+            self._refuse(batch, failure)
 
     def _next_appended(self) -> tuple[list[_Batch], threading.Event | None]:
         batches: list[_Batch] = []
@@ -362,8 +402,10 @@ class Committer:
     def _sync(self, batches: list[_Batch]) -> RunnerError | None:
         """Makes all that was appended durable, or says why not."""
         if self.failure is None and any(batch.stage.records for batch in batches):
+            began = self.quickness.began()
             try:
                 self._journal.sync()
+                self.quickness.note(began)
             except OSError as error:
                 with self._journal_lock:
                     self._sync_again(batches, error)

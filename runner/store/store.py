@@ -18,7 +18,7 @@ from runner.store.aside import quarantine
 from runner.store.blobs import Blobs
 from runner.store.changes import Change, Create, Key, SaveUser, Update
 from runner.store.checkpoint import Checkpointer, CheckpointRule
-from runner.store.committer import Committer, Done, Durability, Group, Listener, Ticket
+from runner.store.committer import Committer, Done, Durability, Group, Listener, Reach, Ticket
 from runner.store.files import Files, Layout, give_back_memory
 from runner.store.index import Index
 from runner.store.journal import Journal
@@ -178,6 +178,10 @@ class Store:
         """Commits what is queued on this thread if no other one is at it; hold no lock that the listener takes."""
         self.committer.drive()
 
+    def drive_here(self) -> None:
+        """The same, and to its end if the disk is quick, for who waits for it: see `Committer.drive_here`."""
+        self.committer.drive_here()
+
     def drive_soon(self) -> None:
         """The same in a moment, unless somebody does it before."""
         self.committer.drive_soon()
@@ -186,7 +190,7 @@ class Store:
         """The same, blocking until they are durable. Raises why they were refused."""
         ticket = Ticket()
         self.queue(changes, ticket)
-        self.drive()
+        self.committer.drive(Reach.DISK)
         return ticket.wait()
 
     def note_progress(self, task_id: str, attempt: int, progress: Progress) -> None:

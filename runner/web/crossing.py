@@ -17,6 +17,9 @@ from runner.task import Task
 
 MAX_THREADS: Final = 40
 
+CROWD_SECONDS: Final = 0.1
+"""For so long after two submissions have met more than one is expected at a time."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -60,16 +63,20 @@ class _Answer(NamedTuple):
 
 class Submitter:
     """The busiest verb, without a thread for each call: what comes in one round of the loop is committed together, by
-    waking the committer once, and the syncer tells the loop once for a whole batch.
+    waking the committer once, and the syncer tells the loop once for a whole batch. What comes alone is committed here,
+    while the loop has nothing else to do: to wake a thread and to be woken by it took longer than that.
 
-    For the coroutines of one event loop.
+    For the coroutines of one event loop. On the main thread no handler of a signal may raise: the server sees to that.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._answers: deque[_Answer] = deque()
         self._is_woken = False
-        self._will_commit = False
+        self._open = 0
+        self._round_has_begun = False
+        self._is_uncommitted = False
+        self._crowded_until = 0.0
 
     async def submit(self, submission: Submission, origin: Origin) -> Task:
         """The submission's task, durable. Raises `RunnerError`."""
@@ -78,19 +85,47 @@ class Submitter:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Task] = loop.create_future()
         self._service.queue(submission, origin, partial(self._hear, future))
-        if not self._will_commit:
-            self._will_commit = True
-            loop.call_soon(self._commit)
-        return await future
+        self._open += 1
+        try:
+            self._commit(loop)
+            return await future
+        finally:
+            self._open -= 1
 
-    def _commit(self) -> None:
-        """At the end of the round. What the store refuses because it closes, it has answered itself."""
-        self._will_commit = False
-        with suppress(ShuttingDown):
-            self._service.commit_queued()
+    def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
+        """At once, or at the end of the round."""
+        is_alone = self._is_alone(loop.time())
+        if not self._round_has_begun:
+            self._round_has_begun = True
+            loop.call_soon(self._end_round)
+        if is_alone:
+            self._commit_here()
+        else:
+            self._is_uncommitted = True
+
+    def _is_alone(self, now: float) -> bool:
+        """Whether this is the only one in this round and under way, and there was never more than one lately."""
+        if self._open > 1 or self._round_has_begun:
+            self._crowded_until = now + CROWD_SECONDS
+        return now >= self._crowded_until
+
+    def _commit_here(self) -> None:
+        self._is_woken = True  # by ourselves: what is told meanwhile is looked at below
+        try:
+            self._service.commit_here()
+        finally:
+            self._resolve()
+
+    def _end_round(self) -> None:
+        """What the store refuses because it closes, it has answered itself."""
+        self._round_has_begun = False
+        if self._is_uncommitted:
+            self._is_uncommitted = False
+            with suppress(ShuttingDown):
+                self._service.commit_queued()
 
     def _hear(self, future: asyncio.Future[Task], tasks: Sequence[Task | None], error: RunnerError | None) -> None:
-        """On the syncer's thread. The first answer of a batch wakes the loop; the others are there when it looks."""
+        """On the thread that synced. The first answer of a batch wakes the loop; the others are there when it looks."""
         self._answers.append(_Answer(future, tasks, error))
         if not self._is_woken:
             self._is_woken = True

@@ -15,6 +15,7 @@ from typing import Any
 from runner import task as transitions
 from runner.store import Create, Durability, Files, Store, StoreOptions, Transition, Update
 from runner.store.checkpoint import CheckpointRule
+from runner.store.quickness import Quickness
 from runner.store.recovery import Recovered
 from runner.store.space import Floors
 from runner.store.writer import Pace
@@ -95,6 +96,13 @@ class News:
     def committed(self, transitions: list[Transition]) -> None:
         """See `store.committer.Listener`."""
         self.durable.extend(transitions)
+
+
+class Quick(Quickness):
+    """Of a disk that never needs long, whatever the machine is up to."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class FaultyFiles(Files):

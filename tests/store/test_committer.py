@@ -18,7 +18,7 @@ from runner.store.changes import Stage
 from runner.store.committer import MAX_BATCH, Committer, Group, Ticket
 from runner.store.space import Floors
 from runner.task import Status, Task
-from tests.store.samples import LAZY, NOW, FaultyFiles, News, Stores, crash, create, make_task, until
+from tests.store.samples import LAZY, NOW, FaultyFiles, News, Quick, Stores, crash, create, make_task, until
 
 
 class GatedFiles(FaultyFiles):
@@ -29,8 +29,10 @@ class GatedFiles(FaultyFiles):
         self.waiting = threading.Semaphore(0)
         self.gate = threading.Event()
         self.gate.set()
+        self.threads: list[str] = []
 
     def datasync(self, fd: int) -> None:
+        self.threads.append(threading.current_thread().name)
         self.waiting.release()
         assert self.gate.wait(20)
         super().datasync(fd)
@@ -40,6 +42,14 @@ class GatedFiles(FaultyFiles):
 def gated() -> GatedFiles:
     """A disk whose gate is open."""
     return GatedFiles()
+
+
+@pytest.fixture
+def hasty(stores: Stores, data: Path, news: News, gated: GatedFiles) -> Store:
+    """A store on a quick disk."""
+    store = stores.open(data, LAZY, news, gated)
+    store.committer.quickness = Quick()
+    return store
 
 
 class Answers:
@@ -453,6 +463,90 @@ def test_what_is_to_be_driven_soon_is_appended_by_itself(lazy_store: Store) -> N
     lazy_store.queue((Create(make_task()),), answers)
     lazy_store.drive_soon()
     assert answers.wait(1) == [None]
+
+
+def test_who_waits_for_the_disk_syncs_itself(hasty: Store, news: News, gated: GatedFiles) -> None:
+    """No thread has to be woken; and when `drive_here` returns everybody has been told."""
+    answers = Answers()
+    hasty.queue((Create(make_task("t1")),), answers)
+    hasty.drive_here()
+    assert (gated.threads, answers.told) == ([threading.current_thread().name], [None])
+    worker = threading.Thread(target=create, args=(hasty, "t2"), name="worker")
+    worker.start()
+    worker.join(20)
+    assert gated.threads[1:] == ["worker"]
+    assert [transition.task.id for transition in news.durable] == ["t1", "t2"]
+
+
+def test_nothing_is_told_early_by_who_syncs_itself(hasty: Store, news: News, gated: GatedFiles) -> None:
+    """Nor do those get lost who find the lead taken meanwhile."""
+    gated.gate.clear()
+    answers, others = Answers(), Answers()
+    hasty.queue((Create(make_task("t1")),), answers)
+    thread = threading.Thread(target=hasty.drive_here)
+    thread.start()
+    assert gated.waiting.acquire(timeout=20)
+    hasty.queue((starting("t1"),), others)
+    hasty.drive()
+    seen = (hasty.find("t1"), news.durable, answers.told, others.told)
+    gated.gate.set()
+    assert seen == (None, [], [], [])
+    assert (answers.wait(1), others.wait(1)) == ([None], [None])
+    assert hasty.get_task("t1").status is Status.PROCESSING
+    thread.join(20)
+
+
+def test_what_follows_what_is_being_synced_waits_its_turn(hasty: Store, news: News, gated: GatedFiles) -> None:
+    """Whoever leads leaves it to the syncer, so that the news stay in order, and the event loop does not wait."""
+    gated.gate.clear()
+    answers = Answers()
+    hasty.submit((Create(make_task("t1")),), answers)
+    assert gated.waiting.acquire(timeout=20)
+    hasty.queue((starting("t1"),), answers)
+    hasty.drive_here()
+    early = tuple(answers.told)
+    gated.gate.set()
+    assert (early, answers.wait(2)) == ((), [None, None])
+    assert [transition.task.status for transition in news.durable] == [Status.PENDING, Status.PROCESSING]
+    assert set(gated.threads) == {"syncer"}
+
+
+def test_a_disk_that_may_be_slow_is_left_to_the_syncer(stores: Stores, data: Path, gated: GatedFiles) -> None:
+    """The event loop never waits for it, and the lead is not held as long."""
+    store = stores.open(data, LAZY, files=gated)
+    gated.gate.clear()
+    answers = Answers()
+    store.queue((Create(make_task()),), answers)
+    store.drive_here()
+    early = tuple(answers.told)
+    gated.gate.set()
+    assert (early, answers.wait(1)) == ((), [None])
+    assert gated.threads == ["syncer"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_sync_that_fails_is_repeated_by_who_waits_for_it(
+    hasty: Store, gated: GatedFiles, stores: Stores, data: Path, times: int
+) -> None:
+    """As the syncer does it: once, in a new segment, and after that nothing is accepted."""
+    gated.fail("datasync", times=times)
+    answers = Answers()
+    hasty.queue((Create(make_task("t1")),), answers)
+    hasty.drive_here()
+    assert [type(error) for error in answers.told] == [type(None) if times == 1 else Degraded]
+    assert (hasty.find("t1") is None) is (times == 2)
+    crashed = crash(hasty, data.parent / "crashed")
+    (crashed / "journal" / "0000000000000001.log").write_bytes(b"")
+    assert [task.id for task in stores.open(crashed).live()] == ["t1"]
+
+
+def test_a_segment_is_sealed_behind_what_was_synced_by_its_own_thread(hasty: Store, stores: Stores, data: Path) -> None:
+    """A checkpoint asks the syncer, who has nothing to do with it."""
+    for number in range(3):
+        create(hasty, f"t{number}")
+        hasty.committer.rotate()
+    later = stores.open(crash(hasty, data.parent / "crashed"))
+    assert sorted(task.id for task in later.live()) == ["t0", "t1", "t2"]
 
 
 def test_a_fault_on_a_foreign_thread_ends_the_committers(lazy_store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from runner.service import Service
 from runner.task import Source, Task
 from runner.web import crossing
 from runner.web.crossing import Submitter, in_thread
+from tests.store.samples import Quick
 from tests.web.conftest import Served
 from tests.web.test_tasks import TASKS, submit
 
@@ -38,6 +40,43 @@ def test_many_at_once_are_each_answered_with_their_own(served: Served) -> None:
         tasks = list(pool.map(lambda text: submit(served, payload={"text": text}), texts))
     assert [task["payload"]["text"] for task in tasks] == texts
     assert len({task["id"] for task in tasks}) == 50
+
+
+def test_what_comes_alone_is_committed_by_the_loop_itself(served: Served) -> None:
+    """Where the disk is quick no thread is woken; the answer is there without another round."""
+    served.service.store.committer.quickness = Quick()
+
+    async def hand_in() -> bool:
+        pending = asyncio.ensure_future(Submitter(served.service).submit(Submission(type="echo"), ORIGIN))
+        await asyncio.sleep(0)
+        return pending.done() and not pending.exception()
+
+    assert asyncio.run(hand_in())
+
+
+def test_what_comes_together_is_committed_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by itself would wait for the disk of those before it. The first cannot know of the others."""
+    calls: list[str] = []
+    for name in ("commit_here", "commit_queued"):
+        monkeypatch.setattr(Service, name, noted(getattr(Service, name), calls))
+
+    async def hand_in() -> None:
+        submitter = Submitter(served.service)
+        for count in (1, 3):
+            await asyncio.gather(*(submitter.submit(Submission(type="echo"), ORIGIN) for _ in range(count)))
+
+    asyncio.run(hand_in())
+    assert calls == ["commit_here", "commit_here", "commit_queued"]
+
+
+def noted(verb: Callable[[Service], None], calls: list[str]) -> Callable[[Service], None]:
+    """The verb, and its name in `calls` whenever it is called."""
+
+    def call(service: Service) -> None:
+        calls.append(verb.__name__)
+        verb(service)
+
+    return call
 
 
 def test_a_refusal_and_a_conflict_come_back_as_errors(served: Served) -> None:
