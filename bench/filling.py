@@ -150,7 +150,7 @@ def _failed() -> Task:
     return moves.fail(_begun(), 1, _AT, error=TaskError(code="failed", message="it was made to fail"))
 
 
-_INSTANT: Final = _begun().model_dump(mode="json")["created_at"]
+_INSTANT: Final = moves.to_values(_begun(), {"created_at"})["created_at"]
 
 
 def _check(data: Path, finished: int) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from runner import Context, FileState
 
@@ -26,7 +27,7 @@ class Items:
         """An item is `processing`, `completed` or `failed`."""
         if place >= len(self._states):
             return
-        self._states[place] = self._states[place].model_copy(update={"status": status})
+        self._states[place] = replace(self._states[place], status=status)
         if len(self._states) <= FEW or time.monotonic() >= self._told_at + TELL_SECONDS:
             self.flush()
 

@@ -8,6 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Protocol
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -185,7 +186,7 @@ def look(ctx: Context, judge: Judge, items: Sequence[Item]) -> Iterator[Verdict]
         verdicts = judge.judge([item.path for item in batch])
         for place, verdict in enumerate(verdicts[: max(0, MAX_STATES - start)], start):
             status = "failed" if verdict.label == UNREADABLE else "completed"
-            states[place] = states[place].model_copy(update={"status": status})
+            states[place] = replace(states[place], status=status)
         ctx.files(states)
         yield from verdicts
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -232,7 +233,7 @@ class Update:
         self._ctx.progress(5 + 90 * (share.number + done) / share.total, text, stage="embedding")
 
     def _tell(self, name: str, status: str) -> None:
-        self._states[name] = self._states[name].model_copy(update={"status": status})
+        self._states[name] = replace(self._states[name], status=status)
         if time.monotonic() - self._told_at >= TELL_SECONDS:
             self._told_at = time.monotonic()
             self._ctx.files(list(self._states.values()))
@@ -240,7 +241,7 @@ class Update:
     def _finish(self) -> None:
         for name, state in self._states.items():
             if state.operate == "delete":
-                self._states[name] = state.model_copy(update={"status": "completed"})
+                self._states[name] = replace(state, status="completed")
         self._ctx.files(list(self._states.values()))
 
 

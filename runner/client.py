@@ -478,6 +478,6 @@ def _task_in(response: httpx2.Response) -> Task:
 
 def _task_of(document: Mapping[str, Any]) -> Task:
     """The task that a document shows, which may say more than this version knows."""
-    from runner.task import Task
+    from runner.task import FIELDS, from_values
 
-    return Task.model_validate({name: value for name, value in document.items() if name in Task.model_fields})
+    return from_values({name: value for name, value in document.items() if name in FIELDS})

@@ -214,7 +214,7 @@ class Context:
         percentage = min(percentage, 100.0) if percentage > 0 else 0.0
         self._listener.progressed(
             self._work,
-            Progress.model_construct(
+            Progress(
                 percentage=float(percentage),
                 stage=str(stage),
                 message=str(message),

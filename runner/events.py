@@ -30,7 +30,7 @@ from typing import Any, Final, Self
 from pydantic_core import from_json, to_json
 
 from runner.store import Transition
-from runner.task import Progress, Status, Task
+from runner.task import Progress, Status, Task, to_values
 
 WATCHER_CAPACITY: Final = 256
 PROGRESS_INTERVAL_SECONDS: Final = 0.1
@@ -226,8 +226,14 @@ class Events:
 
     def progress(self, task: Task, progress: Progress) -> None:
         """A handler says how far it is. Told at most ten times a second for each task; the last value always is."""
-        left_out = {"updated_at"} if progress.metadata else {"updated_at", "metadata"}
-        data = {"attempt": task.attempt, **progress.model_dump(mode="json", exclude=left_out)}
+        data: dict[str, Any] = {
+            "attempt": task.attempt,
+            "percentage": progress.percentage,
+            "stage": progress.stage,
+            "message": progress.message,
+        }
+        if progress.metadata:
+            data["metadata"] = progress.metadata
         self._wait_for_room()
         self._tell([_Said(task.id, task.user_id, Kind.PROGRESS, data)])
 
@@ -520,7 +526,7 @@ def _status_of(transition: Transition) -> _Said | None:
 def describe(task: Task) -> dict[str, Any]:
     """The data of a status event: what a watcher needs to know of a task, as plain JSON values."""
     fields = {"type", "status", "version", "attempt", "error", "progress", "run_after", "output_files", "updated_at"}
-    return task.model_dump(mode="json", include=fields)
+    return to_values(task, fields)
 
 
 def _resolve_in_loops(waiting: Iterable[asyncio.Future[None]]) -> None:

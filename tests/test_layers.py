@@ -10,7 +10,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = (
-    {"errors", "units", "settings", "config", "logs", "ffmpeg", "ids", "outbound", "stills", "strictjson", "task"},
+    {
+        "errors",
+        "units",
+        "settings",
+        "config",
+        "logs",
+        "ffmpeg",
+        "ids",
+        "outbound",
+        "record",
+        "stills",
+        "strictjson",
+        "task",
+    },
     {"store", "handlers", "context", "events", "rpc"},
     {"intake", "dispatch", "execute"},
     {"meters", "totals", "traces", "why"},

@@ -9,14 +9,14 @@ from pathlib import Path
 from runner import task as moves
 from runner.meters import Histogram, LastError, MeteredFiles, Meters
 from runner.store import Transition
-from runner.task import Drop, Outcome, Source, Status, Task, TaskError
+from runner.task import Drop, Outcome, Source, Status, Task, TaskError, from_values
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def pending(**fields: object) -> Task:
     """A task that waits."""
-    return Task.model_validate(
+    return from_values(
         {"id": "t", "type": "echo", "user_id": "ann", "queue": "default", "status": "pending", "source": "http",
          "payload": {}, "metadata": {}, "created_at": NOW, "updated_at": NOW, **fields}
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +175,7 @@ def _default(parameter: dict[str, Any]) -> str:
 
 def _print_run(options: Options, outcome: Run) -> int:
     ending = outcome.ending
-    error = ending.error.model_dump() if ending.error else None
+    error = asdict(ending.error) if ending.error else None
     outputs = [str(path) for path in outcome.outputs]
     if options.as_json:
         print_json({"outcome": ending.outcome, "result": ending.result, "error": error, "output_files": outputs})

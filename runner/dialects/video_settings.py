@@ -11,8 +11,8 @@ from typing import Any, Final
 from pydantic import ConfigDict, ValidationError
 
 from runner.errors import CorruptRecord, VersionMismatch
+from runner.record import Record
 from runner.store.files import Files
-from runner.task import Record
 
 HIDDEN: Final = "***"
 KEYS: Final = (

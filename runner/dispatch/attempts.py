@@ -233,7 +233,7 @@ class Attempts:
 
         def decide(current: Task) -> Task:
             if files is not None and current.attempt == task.attempt:
-                current = current.model_copy(update={"files": files})
+                current = transitions.with_files(current, files)
             return conclude(
                 current,
                 attempt=task.attempt,

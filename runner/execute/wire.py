@@ -21,7 +21,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
@@ -175,17 +175,17 @@ def decode_progress(text: bytes) -> Progress:
 
 def encode_files(files: Sequence[FileState]) -> bytes:
     """A line for the items of work inside a task."""
-    return line(b"F", [file.model_dump() for file in files])
+    return line(b"F", [asdict(file) for file in files])
 
 
 def decode_files(text: bytes) -> tuple[FileState, ...]:
     """What `encode_files` was given."""
-    return tuple(FileState.model_validate(file) for file in json.loads(text))
+    return tuple(FileState(**file) for file in json.loads(text))
 
 
 def encode_ending(ending: Ending) -> bytes:
     """A line for how an attempt ended."""
-    error = ending.error.model_dump() if ending.error else None
+    error = asdict(ending.error) if ending.error else None
     return line(b"E", [ending.outcome, ending.result, error, ending.after_seconds, ending.traceback])
 
 

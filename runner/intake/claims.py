@@ -7,6 +7,7 @@ the rename that a crash prevented, and to tell the file from a newer one of the 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,7 +86,7 @@ class Claims:
             source=Source.INBOX,
             user_id=ready.folder.user_id,
             inputs=inputs,
-            drop=drop.model_copy(update={"sidecar": drop.path}),
+            drop=replace(drop, sidecar=drop.path),
         )
         return submission, origin
 

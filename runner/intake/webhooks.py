@@ -40,7 +40,7 @@ from runner.store import Store, TaskQuery, Transition
 from runner.store.aside import quarantine
 from runner.store.committer import Done, Ticket
 from runner.store.query import MAX_PAGE_SIZE
-from runner.task import Source, Task
+from runner.task import Source, Task, to_values
 from runner.units import read_instant
 
 HANDLER: Final = "http_call"
@@ -89,7 +89,7 @@ class Notice:
 
 def message_of(task: Task) -> dict[str, Any]:
     """What is said of a task that ended, as plain JSON values."""
-    data = task.model_dump(mode="json", include=set(_TOLD))
+    data = to_values(task, set(_TOLD))
     if len(to_json(data["result"])) > MAX_RESULT_BYTES:
         data |= {"result": None, "result_left_out": True}
     data["output_files"] = [path.rpartition("/")[2] for path in task.output_files]

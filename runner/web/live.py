@@ -21,8 +21,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runner.errors import InvalidSubmission, NotFound
 from runner.events import Watcher
+from runner.record import Record
 from runner.service import Service
-from runner.task import Record
 from runner.web.bodies import parse_json
 from runner.web.door import Caller
 from runner.web.limits import Rate

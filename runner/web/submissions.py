@@ -15,8 +15,9 @@ from runner.errors import KeyConflict
 from runner.ids import Ids
 from runner.intake.admission import Arrival, Origin, Submission
 from runner.intake.names import path_of, text_of
+from runner.record import Record
 from runner.store.blobs import Handover
-from runner.task import Record, Task
+from runner.task import Task
 from runner.web.bodies import parse_json
 from runner.web.door import Caller
 from runner.web.multipart import Form

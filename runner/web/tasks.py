@@ -17,11 +17,12 @@ from starlette.responses import Response
 
 from runner.errors import Duplicate, IllegalTransition
 from runner.intake.admission import Arrival, Origin, Submission
+from runner.record import Record
 from runner.service import Service, check_version
 from runner.store import TaskPage, TaskQuery
 from runner.store.blobs import Handover
 from runner.store.query import MAX_PAGE_SIZE
-from runner.task import DRAFT, Record, Status, Task
+from runner.task import DRAFT, Status, Task
 from runner.web.bodies import read_json, read_optional_json
 from runner.web.crossing import Submitter, in_thread
 from runner.web.documents import document, document_json, state_of

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from runner.dispatch.delays import Clock, utc_now
 from runner.errors import CorruptRecord, NotFound, Refused
 from runner.intake.admission import NAME
+from runner.record import Record
 from runner.store.files import Files
-from runner.task import Record
 from runner.web.bodies import read_json
 from runner.web.crossing import in_thread
 from runner.web.door import Entrance, caller_of

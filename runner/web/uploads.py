@@ -28,9 +28,10 @@ from starlette.responses import Response
 
 from runner.errors import IllegalTransition, NotFound, RunnerError, Unavailable
 from runner.intake.admission import Arrival
+from runner.record import Record
 from runner.service import Service
 from runner.store.blobs import Handover
-from runner.task import DRAFT, Record, Task
+from runner.task import DRAFT, Task
 from runner.web.crossing import in_thread
 from runner.web.door import Caller, caller_of
 from runner.web.incoming import WRITE_BYTES, UploadSpace, write_all

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -333,8 +334,8 @@ def test_what_a_dead_process_left_is_called_inconsistent(gallery: Spoken) -> Non
     """A task that was running and is not run again says so in its words."""
     task = ended(gallery, crawl(gallery, "bad"))
     assert task.error is not None
-    lost = task.model_copy(update={"error": task.error.model_copy(update={"code": "interrupted"})})
-    gallery.service.store.save_task(lost.model_copy(update={"version": task.version + 1}))
+    lost = replace(task, error=replace(task.error, code="interrupted"))
+    gallery.service.store.save_task(replace(lost, version=task.version + 1))
     assert post(gallery, "status", task_id=task.id[:8])["error_message"] == "任务状态不一致，已自动清理"
 
 

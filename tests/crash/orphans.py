@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -321,7 +321,7 @@ def _break_on_purpose(sabotage: Sabotage) -> None:
 
 def _move_from_anywhere(move: Callable[..., Task]) -> Callable[..., Task]:
     def move_it(task: Task, *arguments: object, **fields: object) -> Task:
-        running = task.model_copy(update={"status": Status.PROCESSING})
+        running = replace(task, status=Status.PROCESSING)
         return move(running if task.status is Status.PENDING else task, *arguments, **fields)
 
     return move_it

@@ -2,6 +2,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -460,7 +461,7 @@ def test_a_dropped_file_that_cannot_be_recorded_is_alone_with_that(site: Site, m
     monkeypatch.setattr(changes, "MAX_BODY", 3000)
     alike = [origin for _, origin in (dropped(site, name) for name in ("a", "b", "c"))]
     assert alike[1].drop is not None
-    alike[1] = alike[1]._replace(drop=alike[1].drop.model_copy(update={"name": "b" * 3000}))
+    alike[1] = alike[1]._replace(drop=replace(alike[1].drop, name="b" * 3000))
     submission = Submission(type="keep")
     first, second, third = site.door.take([(submission, origin) for origin in alike])
     assert isinstance(second, InvalidSubmission)
@@ -560,9 +561,9 @@ def test_a_sidecar_that_a_crash_left_behind_goes_and_a_newer_one_stays(
     """It was dropped for the next file of that name."""
     task = recorded(site, dropped(site, sidecar="clip.mp4.json"), monkeypatch)
     take(site, "inbox/keep/clip.mp4", task)
-    site.door.take_again([task.model_copy(update={"created_at": NOW - timedelta(days=1)})])
+    site.door.take_again([replace(task, created_at=NOW - timedelta(days=1))])
     assert inbox(site) == ["keep/clip.mp4.json"]
-    site.door.take_again([task.model_copy(update={"created_at": NOW + timedelta(days=1)})])
+    site.door.take_again([replace(task, created_at=NOW + timedelta(days=1))])
     site.door.take_again([task])
     assert inbox(site) == []
 
@@ -580,7 +581,7 @@ def test_only_tasks_that_have_not_begun_are_looked_at_after_a_crash(
 ) -> None:
     """What has an attempt has had its file; what came by another door never was in the inbox."""
     task = recorded(site, dropped(site, sidecar="clip.mp4.json"), monkeypatch)
-    site.door.take_again([submit(site), start(task, NOW), task.model_copy(update={"attempt": 1})])
+    site.door.take_again([submit(site), start(task, NOW), replace(task, attempt=1)])
     assert inbox(site) == ["keep/clip.mp4", "keep/clip.mp4.json"]
     no_sidecar = recorded(site, dropped(site, "b"), monkeypatch)
     take(site, "inbox/keep/b", no_sidecar)
@@ -595,9 +596,7 @@ def test_a_dropped_name_that_is_not_utf8_is_found_again_by_its_bytes(site: Site)
     name = os.fsdecode(b"caf\xe9")
     site.data.joinpath("inbox/keep/x").rename(site.data / "inbox/keep" / name)
     seen = Identity.of(str(site.data / "inbox/keep" / name))
-    drop = origin_.drop.model_copy(
-        update={"path": "inbox/keep/caf?", "raw": "inbox/keep/caf%E9", "mtime_ns": seen.mtime_ns}
-    )
+    drop = replace(origin_.drop, path="inbox/keep/caf?", raw="inbox/keep/caf%E9", mtime_ns=seen.mtime_ns)
     (answer,) = site.door.take([(submission, Origin(Source.INBOX, "local", origin_.inputs, drop))])
     assert task_of(answer).status is Status.PENDING
     assert inbox(site) == []

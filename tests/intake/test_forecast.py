@@ -1,5 +1,6 @@
 """How long what waits will wait."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from runner.intake.forecast import Forecast, forecast_of
@@ -21,11 +22,11 @@ def test_only_tasks_that_completed_tell_of_the_pace(site: Site) -> None:
     done = site.run(site.only_task())
     (attempt,) = done.attempts
     took = [
-        attempt.model_copy(update={"ended_at": attempt.started_at + timedelta(seconds=seconds), "outcome": outcome})
+        replace(attempt, ended_at=attempt.started_at + timedelta(seconds=seconds), outcome=outcome)
         for seconds, outcome in (
             (4, Outcome.COMPLETED), (5, Outcome.COMPLETED), (500, Outcome.COMPLETED), (0, Outcome.FAILED)
         )
     ]  # fmt: skip
-    tasks = [done.model_copy(update={"attempts": (one,)}) for one in took]
+    tasks = [replace(done, attempts=(one,)) for one in took]
     assert forecast_of(tasks, slots=2) == Forecast(5.0, 3, 2)
     assert forecast_of([], slots=2) is None

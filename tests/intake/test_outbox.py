@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def test_a_running_task_has_an_entry_after_a_second(site: Site) -> None:
     site.scan()
     now = [100.0]
     site.outbox._clock = lambda: now[0]
-    running = site.store.get_task(site.only_task().id).model_copy(update={"status": Status.PROCESSING})
+    running = replace(site.store.get_task(site.only_task().id), status=Status.PROCESSING)
     site.outbox.run_once([Transition(Status.PENDING, running)])
     assert not _entry(site, "keep/a.txt").exists()
     now[0] += 1.5

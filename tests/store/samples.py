@@ -19,7 +19,7 @@ from runner.store.quickness import Quickness
 from runner.store.recovery import Recovered
 from runner.store.space import Floors
 from runner.store.writer import Pace
-from runner.task import Status, Task, TaskError
+from runner.task import Status, Task, TaskError, from_values
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -37,7 +37,7 @@ LAZY = replace(OPTIONS, pace=Pace(write_behind_seconds=3600, overload_seconds=36
 def make_task(task_id: str = "t1", **changes: Any) -> Task:
     """A task that waits, made at noon."""
     fields = {"id": task_id, "type": "resize", "user_id": "u", "status": Status.PENDING}
-    return Task.model_validate(fields | {"created_at": NOW, "updated_at": NOW} | changes)
+    return from_values(fields | {"created_at": NOW, "updated_at": NOW} | changes)
 
 
 def create(store: Store, *task_ids: str, **changes: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -219,7 +220,7 @@ def nested(levels: int) -> Any:
 @pytest.mark.parametrize("payload", [{"x": "\ud800"}, {"x": nested(220)}, {"x": nested(400)}, {"x": object()}])
 def test_a_task_that_could_not_be_read_back_is_not_kept(lazy_store: Store, payload: Any) -> None:
     """Else it would be damaged at the next start."""
-    task = make_task().model_copy(update={"payload": payload})
+    task = replace(make_task(), payload=payload)
     with pytest.raises(InvalidSubmission, match="cannot be kept as JSON"):
         lazy_store.commit((Create(task),))
     assert lazy_store.find("t1") is None

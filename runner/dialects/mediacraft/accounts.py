@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from runner.dispatch.delays import Clock, utc_now
 from runner.errors import CorruptRecord, Refused
+from runner.record import Record
 from runner.store.files import Files
-from runner.task import Record
 
 COST: Final = 2**15
 BLOCK: Final = 8

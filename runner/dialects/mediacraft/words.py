@@ -18,7 +18,8 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runner.task import DRAFT, Record, Status, Task
+from runner.record import Record
+from runner.task import DRAFT, Status, Task
 from runner.web.problems import Fault, HttpProblem
 
 WATERMARK: Final = "watermark_removal"
