@@ -228,22 +228,17 @@ class Attempts:
             self._free(running)
 
     def _record_of(self, running: Running, ending: Ending, output_files: tuple[str, ...]) -> _Record:
-        task, options = running.assignment.task, running.assignment.handler.options
-        now, chance, files = self._clock(), random.random(), running.files
-
-        def decide(current: Task) -> Task:
-            if files is not None and current.attempt == task.attempt:
-                current = transitions.with_files(current, files)
-            return conclude(
-                current,
-                attempt=task.attempt,
-                ending=ending,
-                options=options,
-                output_files=output_files,
-                now=now,
-                chance=chance,
-            )
-
+        task = running.assignment.task
+        decide = partial(
+            conclude,
+            attempt=task.attempt,
+            ending=ending,
+            options=running.assignment.handler.options,
+            output_files=output_files,
+            now=self._clock(),
+            chance=random.random(),
+            files=running.files,
+        )
         follows = task.on_success is not None and ending.outcome is Outcome.COMPLETED
         return _Record(task, Update(task.id, decide), output_files, follows)
 

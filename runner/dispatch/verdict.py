@@ -8,7 +8,7 @@ from functools import partial
 from runner import task as transitions
 from runner.execute.assignment import Ending
 from runner.handlers import Backoff, Delivery, HandlerOptions
-from runner.task import Outcome, Task, TaskError
+from runner.task import FileState, Outcome, Task, TaskError
 
 MAX_LOST = 3
 """An attempt that takes its owner with it is tried this often, even where the handler allows no retries: most owners
@@ -35,8 +35,12 @@ def conclude(
     output_files: tuple[str, ...],
     now: datetime,
     chance: float,
+    files: tuple[FileState, ...] | None = None,
 ) -> Task:
-    """The task after its attempt ended. Raises `Fenced` if the attempt is no longer the current one."""
+    """The task after its attempt ended; `files` are its items of work as they are then, None: as they were. Raises
+    `Fenced` if the attempt is no longer the current one."""
+    if files is not None and task.attempt == attempt:
+        task = transitions.with_files(task, files)
     if ending.outcome is Outcome.COMPLETED:
         return transitions.complete(task, attempt, now, result=ending.result, output_files=output_files)
     requeue = partial(transitions.requeue, task, attempt, now, outcome=ending.outcome)

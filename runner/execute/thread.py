@@ -22,8 +22,8 @@ class ThreadExecutor:
 
     def __init__(self) -> None:
         self._todo: SimpleQueue[Work | None] = SimpleQueue()
-        self._running: dict[tuple[str, int], Context] = {}
-        self._telling: set[tuple[str, int]] = set()
+        self._running: set[Context] = set()
+        self._telling: set[Context] = set()
         self._workers: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
@@ -32,28 +32,27 @@ class ThreadExecutor:
     def run(self, assignment: Assignment, monitor: Monitor) -> None:
         """See Executor."""
         context = Context(assignment, monitor)
-        task = assignment.task
         with self._lock:
             if self._closed:
                 raise ShuttingDown("the executor is closed")
             if len(self._running) >= len(self._workers):
                 self._start_worker()
-            self._running[(task.id, task.attempt)] = context
+            self._running.add(context)
         # One queue for all: a worker that is awake takes what comes next, and no sleeping one has to be woken for it.
         self._todo.put((assignment, monitor, context))
 
     def stop(self, task_id: str, attempt: int, reason: Stop) -> None:
         """See Executor. Only sets the flag that `ctx.cancelled` and `ctx.check()` read."""
-        context = self._running.get((task_id, attempt))
-        if context:
-            context.stop(reason)
+        for context in tuple(self._running):
+            if context.task.id == task_id and context.task.attempt == attempt:
+                context.stop(reason)
 
     def close(self, grace_seconds: float) -> None:
         """See Executor."""
         with self._lock:
             self._closed = True
             if not self._ended.wait_for(lambda: not self._running, grace_seconds):
-                for context in self._running.values():
+                for context in tuple(self._running):
                     context.stop(Stop.DRAINED)
                 self._ended.wait_for(lambda: not self._running, _LAST_CALL_SECONDS)
             # What has ended is told before whoever closes us closes what it is told to.
@@ -89,22 +88,22 @@ class ThreadExecutor:
         ending = perform(assignment, context)
         context.close()
         # Free first, told second: the next `run` comes from inside `ended`, and this thread then takes it.
-        self._rest(assignment)
+        self._rest(context)
         try:
             monitor.ended(assignment, ending)
             monitor.settle(Haste.NOW if self._todo.empty() else Haste.SOON)
         finally:
-            self._telling.discard((assignment.task.id, assignment.task.attempt))
+            self._telling.discard(context)
             if self._closed:
                 with self._lock:
                     self._ended.notify_all()
 
-    def _rest(self, assignment: Assignment) -> None:
-        key = (assignment.task.id, assignment.task.attempt)
-        with self._lock:
-            self._telling.add(key)
-            del self._running[key]
-            if self._closed:
+    def _rest(self, context: Context) -> None:
+        # In this order, and without the lock until we are being closed: whoever closes us finds it in one of them.
+        self._telling.add(context)
+        self._running.remove(context)
+        if self._closed:
+            with self._lock:
                 self._ended.notify_all()
 
     def _retire(self) -> bool:
