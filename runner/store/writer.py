@@ -27,8 +27,10 @@ BUSY = 256
 """With more documents than this waiting, the unfinished ones wait for half of `overload_seconds` at least."""
 BACKLOG = 10_000
 """With more finished tasks than this unwritten, submissions wait."""
-CROWD = 5_000
+CROWD = 2_500
 """With more unfinished tasks than this unwritten, each of which takes 10 KB of memory, submissions are slowed down."""
+PACE_SECONDS = 0.5
+"""How long it is counted how many tasks end, to see whether a crowd ends by itself."""
 CROWDED_SECONDS = 1.0
 """But not for longer than this each: what waits for its turn among many others may be written late."""
 SHORTEST_PAUSE_SECONDS = 0.001
@@ -98,7 +100,9 @@ class Writer:
         self._ended: dict[str, Document] = {}
         self._unfinished: dict[str, Document] = {}
         self._older: dict[str, Document] = {}
-        self._parted = time.monotonic()
+        self._parted = self._counted = time.monotonic()
+        self._ends = 0
+        self._ends_per_second = 0.0
         self._users: dict[str, User | RemovedUser] = {}
         self._rows: dict[str, Document] = {}
         self._writing: Mapping[str, Document] = {}
@@ -123,6 +127,7 @@ class Writer:
         """A batch is durable; its latest versions, as `sort` tells them apart, are to be written. Quick."""
         with self._lock:
             self._put(unfinished, ended)
+            self._ends += len(ended)
             self._rows.update(unfinished)
             self._rows.update(ended)
             self._users.update(users)
@@ -303,7 +308,7 @@ class Writer:
     def _source(self, scope: Scope) -> dict[str, Document]:
         if scope is Scope.ENDED or (scope is Scope.DUE and self._ended):
             return self._ended
-        if scope is Scope.DUE and not self._calm.is_set():
+        if scope is Scope.DUE and not self._calm.is_set() and not self._ends_by_itself():
             return self._unfinished or self._older
         if scope is Scope.DUE and self._unfinished_count > BUSY:
             return self._overdue()
@@ -314,6 +319,17 @@ class Writer:
         written."""
         is_crowd = scope is Scope.DUE and source is not self._ended and not self._calm.is_set()
         return reversed(source.items()) if is_crowd else source.items()
+
+    def _ends_by_itself(self) -> bool:
+        """Whether a crowd is gone in a moment, as tasks end just now: most of it would be written for nothing."""
+        now = time.monotonic()
+        passed = now - self._counted
+        if passed >= PACE_SECONDS:
+            # After a long silence the first of a crowd are not much to go by: it is given a moment.
+            is_current = passed < 4 * PACE_SECONDS
+            self._ends_per_second = self._ends / passed if is_current else float("inf")
+            self._ends, self._counted = 0, now
+        return self._unfinished_count < self._ends_per_second * self._pace.overload_seconds / 2
 
     def _overdue(self) -> dict[str, Document]:
         """The unfinished ones that are to be written before they are `overload_seconds` old. The age of each is not

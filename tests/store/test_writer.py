@@ -449,6 +449,36 @@ def test_a_crowd_of_waiting_tasks_is_written_at_once_and_slows_submissions_down(
     assert desk.writer.has_room
 
 
+def test_a_crowd_that_ends_by_itself_is_not_written_but_for_those_that_wait_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many end in a moment as there are; when they stop to, the rest is written."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for name, value in (("BUSY", 0), ("CROWD", 2)):
+        monkeypatch.setattr(module, name, value)
+    desk = Desk(Pace(write_behind_seconds=0, overload_seconds=4))
+    desk.note(*[ended(f"e{number}") for number in range(5)])
+    for now, written in ((1.0, []), (1.4, []), (2.0, ["t2.0", "t1.4", "t1.0", "c2", "c1"])):
+        desk.note(make_task("c1"), make_task("c2"), make_task(f"t{now}"))
+        desk.writer.run_once()
+        assert [name for name in desk.paper.tasks if name[0] != "e"] == written
+    assert desk.writer.has_room
+
+
+def test_a_crowd_after_a_silence_is_given_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows yet how quickly it ends."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for name, value in (("BUSY", 0), ("CROWD", 2)):
+        monkeypatch.setattr(module, name, value)
+    desk = Desk(Pace(write_behind_seconds=0, overload_seconds=4))
+    for now, written in ((1000.0, []), (1000.4, []), (1000.5, ["t3", "t2", "t1"])):  # noqa: B007 - the clock
+        desk.note(make_task("t1"), make_task("t2"), make_task("t3"))
+        desk.writer.run_once()
+        assert desk.paper.tasks == written
+
+
 def test_what_the_disk_refused_keeps_its_order(desk: Desk) -> None:
     """Oldest first, however often it is tried."""
     ids = [f"t{number}" for number in range(40)]
