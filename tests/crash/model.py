@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -52,7 +53,8 @@ def run_examples(root: Path, examples: int, steps: int, sabotage: Sabotage = Sab
         transitions.cancel = _forget
     try:
         run_state_machine_as_test(_counted(counters), settings=_settings(examples, steps, sabotage))
-    except Exception as error:  # noqa: BLE001 - whatever it was, hypothesis says how to come to it again
+    # Where an error should have been raised and was not, pytest raises what is no `Exception`.
+    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - hypothesis says how to come to it again
         counters.faults.append("".join(traceback.format_exception(error)))
     return counters
 
