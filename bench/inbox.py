@@ -47,10 +47,10 @@ def inbox_storm(place: Place, files: int, durability: str) -> None:
     with fresh_workspace(place, "inbox-storm", durability) as workspace:
         outside = _prepare(workspace.root / "outside", files)
         with serving(workspace) as (_, connection):
-            inbox = workspace.data / "inbox" / "noop"
+            inbox, names = workspace.data / "inbox" / "noop", os.listdir(outside)
             began = time.monotonic()
-            for path in outside.iterdir():
-                path.rename(inbox / path.name)
+            for name in names:
+                os.rename(f"{outside}/{name}", f"{inbox}/{name}")  # noqa: PTH104 - twice as fast as by `Path`
             dropped = time.monotonic()
             await_count(connection, files, status="completed", source="inbox")
             completed = time.monotonic()
