@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
+import time
 from pathlib import Path
 from typing import Final
 
+YARDSTICKS: Final = 31
 QUIET = 0.4
 """The load average above which figures say more about the neighbours than about the runner."""
 
@@ -32,6 +35,19 @@ def stolen_percent() -> float:
     they would have worked here. 0 where that is not known."""
     spent = [now - before for now, before in zip(_ticks(), _TICKS_BEFORE, strict=True)]
     return round(100 * spent[_STEAL] / max(1, sum(spent)), 1) if spent else 0.0
+
+
+def yardstick_ms() -> float:
+    """Milliseconds of a processor that a piece of Python takes, always the same: the middle one of several times. How
+    quick the processor is just now, which nobody says else: it shares its core and its clock with others."""
+    return round(statistics.median(_time_of_yardstick() for _ in range(YARDSTICKS)) * 1e3, 2)
+
+
+def _time_of_yardstick() -> float:
+    began = time.process_time()
+    found = {str(number): {"number": number, "pair": (number, number)} for number in range(10_000)}
+    sum(len(each) for each in found.values())
+    return time.process_time() - began
 
 
 def _ticks() -> list[int]:

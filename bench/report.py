@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bench.machine import describe_machine, find_disturbance, stolen_percent
+from bench.machine import describe_machine, find_disturbance, stolen_percent, yardstick_ms
 from bench.workspace import Place
 
 Row = tuple[str, ...]
@@ -38,7 +38,8 @@ def print_report(report: Report, place: Place) -> None:
     if stolen := stolen_percent():
         print(f"{stolen:g} % of the processors' time went to others on the same host")
     print_rows(report.rows)
-    document = {"benchmark": report.benchmark, **report.settings, **report.figures, "stolen_percent": stolen}
+    machine = {"stolen_percent": stolen, "yardstick_ms": yardstick_ms()}
+    document = {"benchmark": report.benchmark, **report.settings, **report.figures, **machine}
     print(json.dumps(document), flush=True)
 
 
