@@ -77,6 +77,8 @@ MAX_DETAIL_CHARACTERS: Final = 2000
 MAX_PROBLEMS: Final = 100
 """An answer repeats what was sent only so far: a megabyte of nonsense is not worth ten of complaints."""
 
+_UNKNOWN: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+"""What pydantic calls a key that a model does not have, and one that a dataclass does not have."""
 _PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 _TERMINAL_NAMES: Final = frozenset(map(str, TERMINAL))
 _log = logging.getLogger(__name__)
@@ -180,7 +182,7 @@ async def answer_validation_error(request: Request, error: Exception) -> Respons
     """The answer to a body or query that is not of its model: a JSON pointer for each fault."""
     assert isinstance(error, ValidationError)
     problems = problems_in(error)
-    unknown = any(fault["type"] == "extra_forbidden" for fault in error.errors(include_url=False))
+    unknown = any(fault["type"] in _UNKNOWN for fault in error.errors(include_url=False))
     code = "unknown_field" if unknown else "validation_error"
     return answer(request, 422, code, "; ".join(map(str, problems)), problems=_listed(problems))
 

@@ -82,6 +82,9 @@ TABLE = {
     "sets result": submission(b'{"type": "echo", "result": {}}', 422, "unknown_field"),
     "sets source": submission(b'{"type": "echo", "source": "cli"}', 422, "unknown_field"),
     "sets version": submission(b'{"type": "echo", "version": 99}', 422, "unknown_field"),
+    "what follows has a wrong field": submission(
+        b'{"type": "echo", "on_success": {"type": "echo", "status": "completed"}}', 422, "unknown_field"
+    ),
     "names a file of this machine": submission(
         b'{"type": "echo", "inputs": [{"path": "/etc/passwd"}]}', 422, "unknown_field"
     ),
