@@ -203,6 +203,14 @@ def test_the_porters_begin_when_many_files_are_seen_to_come(site: Site) -> None:
     assert len(site.listing("outbox/keep")) == 70
 
 
+def test_without_an_outbox_no_porter_begins_for_it(make_site: Callable[..., Site]) -> None:
+    """However many files come: it would have nothing to carry."""
+    site = make_site(outbox={"enabled": False})
+    site.outbox.make_way(100_000)
+    site.write_outbox()
+    assert not site.outbox_porter.is_up
+
+
 def test_the_next_files_are_looked_at_while_the_last_ones_move(busy: Site) -> None:
     """A name that comes again meanwhile is another file, once the first one has gone; each is one task."""
     keep, taking = busy.inbox.folders.of_handler("keep"), busy.inbox.taking
