@@ -148,7 +148,14 @@ class Door:
         self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None] = lambda: None
     ) -> Haul:
         """The same, but that the porter may still rename some when this returns; they start when it is asked for the
-        answers. `meanwhile` is called once, while they are on their way to the disk."""
+        answers. `meanwhile` is called once, while they are on their way to the disk, or before they wait for room."""
+        if not self._store.writer.has_room:
+            # What was taken before is recorded, and may start: its end may even be what makes room.
+            meanwhile()
+            return self._take_ahead(pairs, lambda: None)
+        return self._take_ahead(pairs, meanwhile)
+
+    def _take_ahead(self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None]) -> Haul:
         try:
             self._check_room()
         except DiskFull as error:

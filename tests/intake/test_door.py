@@ -484,6 +484,16 @@ def test_a_full_disk_takes_nothing(site: Site) -> None:
     assert (inbox(site), site.gate.held) == (["keep/a", "keep/b"], set())
 
 
+def test_what_was_taken_before_does_not_wait_for_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded, and may start, however long the next files must wait."""
+    said: list[str] = []
+    site.store.writer._room.clear()
+    monkeypatch.setattr(site.store.writer, "wait_for_room", lambda _: said.append("waited"))
+    haul = site.door.take_ahead([dropped(site)], lambda: said.append("settled"))
+    assert ([type(answer) for answer in haul.answers()], said) == ([DiskFull], ["settled", "waited"])
+    site.store.writer._room.set()
+
+
 def test_what_the_store_refuses_stays_in_the_inbox(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, or when it is to be made durable; nothing is held then, nor brought in."""
 
