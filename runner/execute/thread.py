@@ -43,7 +43,7 @@ class ThreadExecutor:
 
     def stop(self, task_id: str, attempt: int, reason: Stop) -> None:
         """See Executor. Only sets the flag that `ctx.cancelled` and `ctx.check()` read."""
-        for context in tuple(self._running):
+        for context in self._running.copy():  # in one step, as attempts end beside it
             if context.task.id == task_id and context.task.attempt == attempt:
                 context.stop(reason)
 
@@ -52,7 +52,7 @@ class ThreadExecutor:
         with self._lock:
             self._closed = True
             if not self._ended.wait_for(lambda: not self._running, grace_seconds):
-                for context in tuple(self._running):
+                for context in self._running.copy():
                     context.stop(Stop.DRAINED)
                 self._ended.wait_for(lambda: not self._running, _LAST_CALL_SECONDS)
             # What has ended is told before whoever closes us closes what it is told to.
