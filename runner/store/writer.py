@@ -133,8 +133,8 @@ class Writer:
             self._users.update(users)
             if len(self._ended) > BACKLOG:
                 self._room.clear()
-            if self._unfinished_count > CROWD:
-                self._calm.clear()
+            if self._unfinished_count > CROWD and self._calm.is_set():
+                self._begin_crowd()
         self._wake.set()
 
     def find(self, task_id: str) -> Document | None:
@@ -320,14 +320,20 @@ class Writer:
         is_crowd = scope is Scope.DUE and source is not self._ended and not self._calm.is_set()
         return reversed(source.items()) if is_crowd else source.items()
 
+    def _begin_crowd(self) -> None:
+        """Submissions are slowed down; the lock is held."""
+        self._calm.clear()
+        now = time.monotonic()
+        if now - self._counted >= 4 * PACE_SECONDS:
+            # After a long silence the first of a crowd are not much to go by: it is given a moment.
+            self._ends, self._counted, self._ends_per_second = 0, now, float("inf")
+
     def _ends_by_itself(self) -> bool:
         """Whether a crowd is gone in a moment, as tasks end just now: most of it would be written for nothing."""
         now = time.monotonic()
         passed = now - self._counted
         if passed >= PACE_SECONDS:
-            # After a long silence the first of a crowd are not much to go by: it is given a moment.
-            is_current = passed < 4 * PACE_SECONDS
-            self._ends_per_second = self._ends / passed if is_current else float("inf")
+            self._ends_per_second = self._ends / passed
             self._ends, self._counted = 0, now
         return self._unfinished_count < self._ends_per_second * self._pace.overload_seconds / 2
 

@@ -479,6 +479,19 @@ def test_a_crowd_after_a_silence_is_given_a_moment(monkeypatch: pytest.MonkeyPat
         assert desk.paper.tasks == written
 
 
+def test_a_crowd_that_does_not_end_is_written_however_rare_passes_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk, or a long `write_behind_seconds`, is no silence."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for name, value in (("BUSY", 0), ("CROWD", 2)):
+        monkeypatch.setattr(module, name, value)
+    desk = Desk(Pace(write_behind_seconds=3, overload_seconds=40))
+    for now, written in ((1000.0, []), (1003.0, ["t3", "t2", "t1"])):  # noqa: B007 - the clock
+        desk.note(make_task("t1"), make_task("t2"), make_task("t3"))
+        desk.writer.run_once()
+        assert desk.paper.tasks == written
+
+
 def test_what_the_disk_refused_keeps_its_order(desk: Desk) -> None:
     """Oldest first, however often it is tried."""
     ids = [f"t{number}" for number in range(40)]
