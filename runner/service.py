@@ -256,7 +256,7 @@ class Service:
         return self.door.submit(submission, origin)
 
     def submit_soon(self, submission: Submission, origin: Origin, done: Done) -> None:
-        """The same for a submission without files, not waiting; `done` is told on the committer's thread."""
+        """The same for a submission without files, not waiting; `done` is told on the thread that has synced."""
         self.door.submit_soon(submission, origin, done)
 
     def queue(self, submission: Submission, origin: Origin, done: Done) -> None:

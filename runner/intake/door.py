@@ -88,7 +88,7 @@ class Door:
         return task
 
     def submit_soon(self, submission: Submission, origin: Origin, done: Done) -> None:
-        """The same for a submission without files, not waiting: `done` is told on the committer's thread.
+        """The same for a submission without files, not waiting: `done` is told on the thread that has synced.
         Raises `Refused` at once."""
         self._hand_in(submission, origin, done, self._store.submit)
 

@@ -173,7 +173,7 @@ class Inbox:
     # What other threads tell
 
     def hear(self, transitions: Iterable[Transition]) -> None:
-        """Tasks reached new versions. The committer's thread; quick."""
+        """Tasks reached new versions. On the thread that has synced; quick."""
         for before, task, removed in transitions:
             waits, has_waited = task.status is Status.PENDING and not removed, before is Status.PENDING
             if waits is not has_waited and task.source is Source.INBOX:

@@ -178,7 +178,7 @@ class Outbox:
         self._way_until = self._clock() + WAY_SECONDS
 
     def hear(self, transitions: Iterable[Transition]) -> None:
-        """Tasks reached new versions. The committer's thread; quick."""
+        """Tasks reached new versions. On the thread that has synced; quick."""
         # What has just come waits, and has no entry yet.
         news = [it for it in transitions if it.task.drop is not None and it.before is not None]
         if news:

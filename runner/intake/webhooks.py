@@ -138,7 +138,7 @@ class Webhooks:
         self._thread = threading.Thread(target=self.run, name="webhooks", daemon=True)
 
     def hear(self, transitions: Iterable[Transition]) -> None:
-        """Tasks reached new versions. The syncer's thread; quick."""
+        """Tasks reached new versions. On the thread that has synced; quick."""
         if not self._config.enabled:
             return
         for before, task, removed in transitions:

@@ -110,7 +110,7 @@ class Listener(Protocol):
         """They have not happened after all. On the thread that found out."""
 
     def committed(self, transitions: list[Transition]) -> None:
-        """They are durable and visible. The syncer's thread; with durability `process`, the one that wrote."""
+        """They are durable and visible. On the thread that has synced; with durability `process`, that wrote."""
 
 
 class _Batch(NamedTuple):

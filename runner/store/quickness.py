@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-QUICK_SECONDS: Final = 0.004
+QUICK_SECONDS: Final = 0.002
 """What takes no longer on average is quick: most disks without moving parts are, none with them is."""
 REMEMBERED: Final = 8
 """Of so many flushes the average is about. One that takes a second says that it is slow for the next fifty."""

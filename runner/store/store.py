@@ -167,7 +167,7 @@ class Store:
     # Changes
 
     def submit(self, changes: Sequence[Change], done: Done | None = None) -> None:
-        """Has changes committed that happen together or not at all; `done` is told on the syncer's thread."""
+        """Has changes committed that happen together or not at all; `done` is told on the thread that has synced."""
         self.committer.submit(Group(changes, done))
 
     def queue(self, changes: Sequence[Change], done: Done | None = None) -> None:
