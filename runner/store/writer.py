@@ -51,9 +51,14 @@ _D = TypeVar("_D", bound=Version | Removal)
 
 
 class Scope(Enum):
-    """Which documents a pass writes: those whose time has come, those of tasks that have ended, or the others."""
+    """Which documents a pass writes: those whose time has come, those of tasks that have ended, or the others.
+
+    `CROWD` is what is due of too many others. Of them the newest go first: the oldest are about to run, and may end
+    before they would be written.
+    """
 
     DUE = auto()
+    CROWD = auto()
     ENDED = auto()
     UNFINISHED = auto()
 
@@ -294,9 +299,12 @@ class Writer:
 
     def _take(self, scope: Scope) -> _Load:
         with self._lock:
+            if scope is Scope.DUE:
+                scope = self._what_is_due()
             source = self._source(scope)
+            in_order = reversed(source.items()) if scope is Scope.CROWD else source.items()
             # Readers look without the lock: a document is in its new place before it leaves the old one.
-            self._writing = documents = dict(islice(self._in_order(source, scope), SLICE))
+            self._writing = documents = dict(islice(in_order, SLICE))
             self._writing_users = users = self._users
             self._users = {}
             for task_id in documents:
@@ -306,19 +314,18 @@ class Writer:
             return _Load(documents, users, rows)
 
     def _source(self, scope: Scope) -> dict[str, Document]:
-        if scope is Scope.ENDED or (scope is Scope.DUE and self._ended):
+        if scope is Scope.ENDED:
             return self._ended
-        if scope is Scope.DUE and not self._calm.is_set() and not self._ends_by_itself():
+        if scope is Scope.CROWD and not self._ends_by_itself():
             return self._unfinished or self._older
-        if scope is Scope.DUE and self._unfinished_count > BUSY:
+        if scope is not Scope.UNFINISHED and self._unfinished_count > BUSY:
             return self._overdue()
         return self._older or self._unfinished
 
-    def _in_order(self, source: dict[str, Document], scope: Scope) -> Iterable[tuple[str, Document]]:
-        """The oldest first, but of a crowd the newest: the oldest are about to run, and may end before they would be
-        written."""
-        is_crowd = scope is Scope.DUE and source is not self._ended and not self._calm.is_set()
-        return reversed(source.items()) if is_crowd else source.items()
+    def _what_is_due(self) -> Scope:
+        if self._ended:
+            return Scope.ENDED
+        return Scope.DUE if self._calm.is_set() else Scope.CROWD
 
     def _begin_crowd(self) -> None:
         """Submissions are slowed down; the lock is held."""
