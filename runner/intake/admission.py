@@ -276,7 +276,7 @@ class Admission:
         return self._quota is not None and self._quota.limit_of(user_id) is not None
 
     def _check_quota(self, origin: Origin) -> None:
-        if self._quota is not None and self._has_quota(origin.user_id):
+        if self._quota is not None:
             self._quota.check(origin.user_id, sum(arrival.size or 0 for arrival in origin.inputs))
 
     def _room(self, user_id: str, ahead: Counter[str]) -> float:

@@ -59,6 +59,10 @@ class Haul(NamedTuple):
     answers: Callable[[], list[Task | RunnerError]]
 
 
+def _nothing() -> None:
+    pass
+
+
 class Door:
     """Every source comes in here. Methods may be called from any thread and are durable when they return."""
 
@@ -144,18 +148,13 @@ class Door:
         """Dropped files, each on its own, in one durable commit: recorded first, renamed second, started last."""
         return self.take_ahead(pairs).answers()
 
-    def take_ahead(
-        self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None] = lambda: None
-    ) -> Haul:
+    def take_ahead(self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None] = _nothing) -> Haul:
         """The same, but that the porter may still rename some when this returns; they start when it is asked for the
         answers. `meanwhile` is called once, while they are on their way to the disk, or before they wait for room."""
         if not self._store.writer.has_room:
             # What was taken before is recorded, and may start: its end may even be what makes room.
             meanwhile()
-            return self._take_ahead(pairs, lambda: None)
-        return self._take_ahead(pairs, meanwhile)
-
-    def _take_ahead(self, pairs: Sequence[tuple[Submission, Origin]], meanwhile: Callable[[], None]) -> Haul:
+            meanwhile = _nothing
         try:
             self._check_room()
         except DiskFull as error:
@@ -373,7 +372,7 @@ class Door:
         return self._record_groups([plain, *groups] if plain else groups, meanwhile)
 
     def _record_groups(
-        self, groups: Iterable[Sequence[Admitted]], meanwhile: Callable[[], None] = lambda: None
+        self, groups: Iterable[Sequence[Admitted]], meanwhile: Callable[[], None] = _nothing
     ) -> dict[str, Task | RunnerError]:
         recording = [(group, self._record(group)) for group in groups]
         self._store.drive()
